@@ -1,0 +1,81 @@
+"""What can go wrong, as one tree.
+
+SteelyardError                 exit code 1: the run failed although the input was fine
+├── ModelLoadError             a model is gated, unreachable or broken
+├── StoreError                 the run folder cannot be written (disk full, permissions)
+├── VerifyError                a finished run's numbers do not hold
+└── InputError                 exit code 2: the user has something to mend
+    ├── PlanError              a plan or a command-line value
+    ├── TaskError              a task file
+    ├── DataError              a task's rows
+    │   └── DataMissingError   the rows are not at hand on this machine
+    ├── ModelInputError        a model folder without tokenizer, an unknown device, ...
+    └── RunFolderError         a run folder that is in use, damaged or of another schema
+
+Each message says where, what is wrong and what is allowed, in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SteelyardError(Exception):
+    """Base of all errors that reach the user as one line."""
+
+    exit_code = 1
+
+
+class ModelLoadError(SteelyardError):
+    """A model could not be loaded for a reason outside the plan (gated, offline, damaged)."""
+
+
+class StoreError(SteelyardError):
+    """The run folder could not be written."""
+
+
+class VerifyError(SteelyardError):
+    """A finished run's numbers do not hold."""
+
+
+class InputError(SteelyardError):
+    """Something the user gave is wrong."""
+
+    exit_code = 2
+
+
+class PlanError(InputError):
+    """A plan file or a command-line value is wrong."""
+
+
+class TaskError(InputError):
+    """A task file is wrong."""
+
+
+class DataError(InputError):
+    """A task's rows are wrong."""
+
+
+class DataMissingError(DataError):
+    """A task's rows are not at hand; the message says how to get them."""
+
+
+class ModelInputError(InputError):
+    """What the plan says of a model cannot be followed."""
+
+
+class RunFolderError(InputError):
+    """A run folder cannot be used: locked, damaged, or of another schema."""
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown `name`: the nearest known one, or all of them.
+
+    >>> one_of("modles", ["models", "tasks"])
+    "did you mean 'models'? (allowed: models, tasks)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}(allowed: {', '.join(names)})"
