@@ -2,6 +2,7 @@
 
 SteelyardError                 exit code 1: the run failed although the input was fine
 ├── ModelLoadError             a model is gated, unreachable or broken
+├── ScoringError               no sample could be scored, so there is no number
 ├── StoreError                 the run folder cannot be written (disk full, permissions)
 ├── VerifyError                a finished run's numbers do not hold
 └── InputError                 exit code 2: the user has something to mend
@@ -29,6 +30,10 @@ class SteelyardError(Exception):
 
 class ModelLoadError(SteelyardError):
     """A model could not be loaded for a reason outside the plan (gated, offline, damaged)."""
+
+
+class ScoringError(SteelyardError):
+    """No sample could be scored; a mean of nothing is not a number."""
 
 
 class StoreError(SteelyardError):
