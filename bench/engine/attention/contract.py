@@ -1,0 +1,75 @@
+"""What every attention backend is given and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench.engine.levels import AttentionPlan
+from bench.engine.pack import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class PackLayout:
+    """A pack's tensors on the device, shared by all layers.
+
+    Attributes:
+        pack: the plan it was made from.
+        positions: depth of each token, (T,).
+        subtree_end: end of each token's subtree in the pack, (T,).
+        attention: blocks and levels of this pack.
+        masks: for each block that is not a chain, its boolean mask (True = may attend), by block start.
+        cache: what a backend derives once for all layers (for example cumulative lengths), by name.
+    """
+
+    pack: Pack
+    positions: torch.Tensor
+    subtree_end: torch.Tensor
+    attention: AttentionPlan
+    masks: dict[int, torch.Tensor]
+    cache: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionInputs:
+    """One layer's attention over one pack.
+
+    Attributes:
+        query: (Hq, T, D).
+        key, value: of the pack's own tokens, (Hkv, T, D).
+        prefix_key, prefix_value: of the trunk path above, (Hkv, P, D); P may be 0.
+        scale: factor on the scores.
+        window: a token sees only the last `window` positions, itself included; None for all.
+        softcap: scores s become `softcap * tanh(s / softcap)`; None for none.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    prefix_key: torch.Tensor
+    prefix_value: torch.Tensor
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+AttentionBackend = Callable[[AttentionInputs, PackLayout], torch.Tensor]
+"""Takes one layer's inputs and returns its output, (Hq, T, D)."""
+
+
+def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> PackLayout:
+    """Move a pack's layout to `device` and build the masks of its small subtrees."""
+    positions = torch.from_numpy(pack.positions).to(device)
+    subtree_end = torch.from_numpy(pack.subtree_end).to(device)
+    masks = {
+        block.start: tree_mask(subtree_end, block.start, block.stop) for block in attention.blocks if not block.is_chain
+    }
+    return PackLayout(pack, positions, subtree_end, attention, masks, {})
+
+
+def tree_mask(subtree_end: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Return the mask of tokens [start, stop) among themselves: token i sees j iff j <= i < subtree_end[j]."""
+    place = torch.arange(start, stop, device=subtree_end.device)
+    return (place[None, :] <= place[:, None]) & (place[:, None] < subtree_end[None, start:stop])

@@ -1,0 +1,70 @@
+"""CPU: the attention plan through PyTorch's CPU flash kernel, partial results merged by their log-sum-exps.
+
+The kernel is the one behind `scaled_dot_product_attention`; it is called by its own name because only there does it
+return the log-sum-exp. Unmasked calls with many queries run at close to the rate of a matrix product, so query heads
+that share a key head are folded into the query axis, and only small blocks ever see a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bench.engine.attention.contract import AttentionInputs, PackLayout
+
+DENSE_LIMIT = 96  # tokens; below this one masked call beats several small ones
+
+
+def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
+    """Attention of a pack, (Hq, T, D)."""
+    num_heads, length, size = inputs.query.shape
+    num_kv_heads = inputs.key.shape[0]
+    shape = (num_kv_heads, num_heads // num_kv_heads, length)
+    query = inputs.query.reshape(*shape, size)
+    output, lse = torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+    for block in layout.attention.blocks:
+        here = slice(block.start, block.stop)
+        mask = layout.masks.get(block.start)
+        part, part_lse = _flash(query[:, :, here], inputs.key[:, here], inputs.value[:, here], inputs.scale, mask)
+        output[:, :, here], lse[:, :, here] = part, part_lse
+    for level in layout.attention.levels:
+        for span in level:
+            there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
+            part = _visible(query[:, :, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
+            merge_(output[:, :, there], lse[:, :, there], *part)
+    if inputs.prefix_key.shape[1]:
+        merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
+    return output.reshape(num_heads, length, size)
+
+
+def merge_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
+    """Merge attention over further keys into `output` (..., D) and `lse` (...), in place.
+
+    Softmax over the union of two sets of keys weighs their results by exp(lse): the share of the second is
+    sigmoid(part_lse - lse).
+    """
+    share = torch.sigmoid(part_lse - lse).unsqueeze(-1)
+    output.lerp_(part, share.to(output.dtype))
+    torch.logaddexp(lse, part_lse, out=lse)
+
+
+def _flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Self-attention of a block, causal without a mask; query (Hkv, G, t, D), returns that shape and its lse."""
+    groups = query.shape[1]
+    key, value = (tensor.unsqueeze(1).expand(-1, groups, -1, -1).flatten(0, 1) for tensor in (key, value))
+    bias = None if mask is None else query.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+    part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query.flatten(0, 1)[None], key[None], value[None], 0.0, mask is None, attn_mask=bias, scale=scale
+    )
+    return part.reshape(query.shape), lse.reshape(query.shape[:3])
+
+
+def _visible(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All queries attend to all keys; query (Hkv, G, t, D), key (Hkv, n, D)."""
+    part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query.flatten(1, 2)[None], key[None], value[None], 0.0, False, scale=scale
+    )
+    return part.reshape(query.shape), lse.reshape(query.shape[:3])
