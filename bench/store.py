@@ -1,0 +1,297 @@
+"""The run folder: `run.json`, which says what a run is, and `samples.jsonl`, its journal of scores.
+
+    RUN/run.json        replaced atomically; status running → finished or failed; finished is written last
+    RUN/samples.jsonl   appended to and synced once a pack while running; sorted into task order at the end
+    RUN/.lock           held by the process that runs; the system releases it however that process ends
+
+So a run may be killed at any moment, and the same command continues it. `results/README.md` documents the schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.disk import (
+    append_bytes,
+    lock_folder,
+    make_folder,
+    read_bytes,
+    storing,
+    sync_folder,
+    write_atomically,
+    write_json,
+)
+from bench.errors import RunFolderError, StoreError
+from bench.journal import Journal, encode, merge, parse
+from bench.records import Score
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+SAMPLES_FILE = "samples.jsonl"
+
+# What a run has only once it has ended; dropped when it goes on.
+_ENDING_KEYS = ("metrics", "macro", "groups", "categories", "samples_sha256", "finished_at", "reason", "verify")
+
+
+def identity(parts: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of everything that can change an answer, as canonical JSON: keys sorted, nothing but JSON types."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_name(model_name: str, task: str, scoring: str, num_fewshot: int, identity: str) -> str:
+    """Name of a run's folder: readable, safe on any file system, different for different identities.
+
+    >>> run_name("HuggingFaceTB/SmolLM2 135M", "pocket", "letter", 5, "1a2b3c4d5e6f")
+    'huggingfacetb-smollm2-135m.pocket-letter-5shot.1a2b3c4d'
+    """
+    return f"{_safe(model_name)}.{_safe(task)}-{_safe(scoring)}-{num_fewshot}shot.{identity[:8]}"
+
+
+def _safe(text: str) -> str:
+    """Lower-case ASCII letters, digits, `.`, `_` and `-`, at most 60 of them, no dots at the ends."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    text = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", ascii_text))
+    return text[:60].strip(".-_") or "unnamed"
+
+
+class RunFolder:
+    """A run's folder, held by this process alone until it is closed. Use it as a context manager.
+
+    Attributes:
+        path: the folder.
+        info: run.json as it stands; change it through `update`, `finish` and `fail`.
+        done: the scores that hold, by sample id; what is here need not be scored again.
+        failed: the samples that have an error and no score, by id; they are to be tried again.
+        num_damaged_lines: lines of the journal that were dropped on opening; their samples are scored again.
+    """
+
+    def __init__(self, path: Path, lock_fd: int, info: dict[str, Any], journal: Journal) -> None:
+        self.path = path
+        self.info = info
+        self.done: dict[str, Score] = {}
+        self.failed: dict[str, Score] = {}
+        self.num_damaged_lines = journal.num_damaged_lines + journal.has_torn_end
+        self._lock_fd: int | None = lock_fd
+        self._journal_fd: int | None = None
+        self._take(journal.scores)
+
+    @classmethod
+    def open(cls, root: Path, name: str, identity: str, header: Mapping[str, Any]) -> Self:
+        """Open the run folder `root/name`, making it if it is not there, and lock it.
+
+        Args:
+            root: the folder of runs.
+            name: the run's name, see `run_name`.
+            identity: the run's identity, see `identity`; a folder with another one is refused.
+            header: what run.json holds from the start; a run that goes on keeps its own.
+
+        Raises:
+            RunFolderError: another process holds the folder, it holds another run, or it is damaged.
+            StoreError: it cannot be written.
+        """
+        path = root / name
+        make_folder(path)
+        lock_fd = lock_folder(path)
+        try:
+            folder = cls(path, lock_fd, *_read_or_start(path, identity, header))
+            folder._repair()
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return folder
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended well (samples may have failed, see `failed`)."""
+        return bool(self.info["status"] == "finished")
+
+    def append(self, scores: Sequence[Score]) -> None:
+        """Add the scores of a pack to the journal; when this returns, they are on the disk.
+
+        Raises:
+            StoreError: they could not be written; none of them counts as done.
+        """
+        if self.is_finished:
+            self._start_sitting()
+        if self._journal_fd is None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            with storing(self._samples_path):
+                self._journal_fd = os.open(self._samples_path, flags, 0o666)
+                sync_folder(self.path)
+        append_bytes(self._journal_fd, self._samples_path, b"".join([encode(score) for score in scores]))
+        self._take(scores)
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Merge `changes` into run.json, nested mappings key by key, and write it atomically."""
+        info = _merged(self.info, changes)
+        write_json(self.path / RUN_FILE, info)
+        self.info = info
+
+    def finish(self, order: Sequence[str], results: Mapping[str, Any]) -> None:
+        """End the run: the journal in task order, one line a sample, then run.json with `results`, both atomically.
+
+        Args:
+            order: the ids of all samples, in task order; each has a score or an error by now.
+            results: what to merge into run.json.
+        """
+        scores = self.done | self.failed
+        if set(order) != set(scores) or len(set(order)) != len(order):
+            raise ValueError(f"{self.path}: {len(scores)} samples have a line, {len(order)} are to have one")
+        data = b"".join([encode(scores[sample_id]) for sample_id in order])
+        self._close_journal()
+        write_atomically(self._samples_path, data)
+        self.update({**results, "status": "finished", "samples_sha256": hashlib.sha256(data).hexdigest()})
+
+    def fail(self, reason: str) -> None:
+        """Mark the run as failed, for `reason`. Where even that cannot be written it stays marked as running."""
+        with contextlib.suppress(StoreError):
+            self.update({"status": "failed", "reason": reason})
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._close_journal()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _samples_path(self) -> Path:
+        return self.path / SAMPLES_FILE
+
+    def _take(self, scores: Iterable[Score]) -> None:
+        for key, score in merge(scores).items():
+            if score.error is None:
+                self.done.setdefault(key, score)
+                self.failed.pop(key, None)
+            elif key not in self.done:
+                self.failed[key] = score
+
+    def _repair(self) -> None:
+        """Make what a crash left behind good, and count this sitting; a finished run is left untouched."""
+        data = read_bytes(self._samples_path)
+        if self.is_finished and hashlib.sha256(data).hexdigest() == self.info.get("samples_sha256"):
+            return
+        self._start_sitting()
+        if self.num_damaged_lines:
+            self.update({"num_damaged_lines": self.info.get("num_damaged_lines", 0) + self.num_damaged_lines})
+            write_atomically(self._samples_path, b"".join(parse(data).lines))
+
+    def _start_sitting(self) -> None:
+        self.info = {key: value for key, value in self.info.items() if key not in _ENDING_KEYS}
+        self.update({"status": "running", "num_sittings": self.info.get("num_sittings", 0) + 1})
+
+    def _close_journal(self) -> None:
+        if self._journal_fd is not None:
+            os.close(self._journal_fd)
+            self._journal_fd = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as read, by anyone, at any time.
+
+    Attributes:
+        path: the folder.
+        info: run.json.
+        scores: one a sample; in task order once the run has finished.
+        problems: what does not hold in the folder, each in one line; empty for a sound run.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    scores: tuple[Score, ...]
+    problems: tuple[str, ...]
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: `path` is no run folder, or its run.json is damaged or of another schema.
+    """
+    info = _read_info(path)
+    data = read_bytes(path / SAMPLES_FILE)
+    journal = parse(data)
+    problems = []
+    if journal.num_damaged_lines:
+        problems.append(f"{journal.num_damaged_lines} lines of {SAMPLES_FILE} are damaged or were changed by hand")
+    if info.get("status") == "finished" and hashlib.sha256(data).hexdigest() != info.get("samples_sha256"):
+        problems.append(f"{SAMPLES_FILE} is not the file that {RUN_FILE} was written with (its SHA-256 differs)")
+    return Run(path, info, tuple(merge(journal.scores).values()), tuple(problems))
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders among `paths`, each a run folder or a folder of run folders; in order, each once.
+
+    Raises:
+        RunFolderError: a path is neither.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise RunFolderError(f"{path} is no folder; give a run folder or a folder of run folders")
+        inside = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+        if not inside:
+            raise RunFolderError(f"{path} holds no run: neither {RUN_FILE} nor folders with one")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in changes.items():
+        known = merged.get(key)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(known, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _read_or_start(path: Path, identity: str, header: Mapping[str, Any]) -> tuple[dict[str, Any], Journal]:
+    """run.json and the journal of the run in a locked folder, or the beginning of one."""
+    if not (path / RUN_FILE).exists():
+        if (path / SAMPLES_FILE).exists():
+            raise RunFolderError(f"{path} holds {SAMPLES_FILE} but no {RUN_FILE}; remove the folder to score it anew")
+        return {"schema_version": SCHEMA_VERSION, "status": "running", "identity": identity, **header}, Journal()
+    info = _read_info(path)
+    if info.get("identity") != identity:
+        raise RunFolderError(
+            f"{path} holds another run (identity {str(info.get('identity'))[:8]}, not {identity[:8]}); "
+            "give another output folder or remove this one"
+        )
+    return info, parse(read_bytes(path / SAMPLES_FILE))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """run.json of a run folder."""
+    file = path / RUN_FILE
+    if not file.is_file():
+        raise RunFolderError(f"{path} is no run folder: there is no {RUN_FILE} in it")
+    try:
+        info = json.loads(read_bytes(file))
+    except ValueError as error:
+        raise RunFolderError(f"{file} is damaged: {error}; remove the folder to score the run anew") from error
+    if not isinstance(info, dict):
+        raise RunFolderError(f"{file} is damaged: it holds no JSON object")
+    version = info.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RunFolderError(f"{file} has schema_version {version!r}; this Steelyard reads {SCHEMA_VERSION} only")
+    return info
