@@ -1,0 +1,236 @@
+"""The run plan: which models on which tasks, and how (one YAML file, `configs/`).
+
+A plan is resolved when it is loaded: task files are looked up, defaults filled in, `--set` values applied. What
+comes out is what runs and what the run folder records.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from bench.errors import PlanError, TaskError, one_of
+from bench.schema import AutoInt, FilePath, Loc, Many, StrictModel, key_path, load_yaml, parse_yaml, validate
+from bench.task import find_task, load_task
+
+
+class ModelSpec(StrictModel):
+    """One model of a plan.
+
+    Attributes:
+        source: `embedded`, `fake`, a hub id, or a local folder.
+        name: label in tables; by default the last part of `source`.
+        revision: the hub's commit or tag.
+        allow_pickle: load weights stored as pickles, which run code when read.
+        trust_remote_code: run the model repository's own code.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)] = ""
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("source"), str):
+            return {**data, "name": data["source"].rstrip("/").split("/")[-1]}
+        return data
+
+
+class TaskSpec(StrictModel):
+    """One task of a plan; `pocket` is short for `{task: pocket}`.
+
+    Attributes:
+        task: name of one of the project's tasks, or path of a task file.
+        scoring: one of the task's forms; by default the task file's.
+        num_fewshot: by default the task file's.
+        subjects: only these; None: all.
+        limit: the first n samples only, which marks the run partial.
+        data_dir: the folder of the rows, instead of the task's own sources; `${NAME}` is an environment variable.
+        skip_if_missing: rows that are not at hand are reported in one line and skipped.
+    """
+
+    task: Annotated[str, Field(min_length=1)]
+    scoring: str
+    num_fewshot: Annotated[int, Field(ge=0)]
+    subjects: Annotated[Many[str], Field(min_length=1)] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    data_dir: str | None = None
+    skip_if_missing: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        """Fill in what the task file decides; a mistake in that file is a `TaskError` and passes through."""
+        data = _spelled_out(data)
+        if not isinstance(data, dict) or not isinstance(data.get("task"), str):
+            return data
+        try:
+            find_task(data["task"])
+        except TaskError:  # `_is_known` says so, at the key itself
+            return {"scoring": "", "num_fewshot": 0, **data}
+        task = load_task(data["task"])
+        return {"scoring": task.scoring, "num_fewshot": task.num_fewshot, **data}
+
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            find_task(name)
+        except TaskError as problem:
+            raise ValueError(str(problem)) from None
+        return name
+
+    @field_validator("scoring")
+    @classmethod
+    def _is_form(cls, scoring: str, info: ValidationInfo) -> str:
+        if "task" in info.data and scoring not in (forms := load_task(info.data["task"]).forms):
+            raise ValueError(f"{scoring!r} is not a form of task {info.data['task']}; {one_of(scoring, forms)}")
+        return scoring
+
+
+class EngineSpec(StrictModel):
+    """How requests are scored.
+
+    Attributes:
+        max_batch_tokens: tokens of a pack.
+        bos: `tokenizer`: as the tokenizer does by default (lm-evaluation-harness since 0.4.9.2); `never`: as it was
+            up to 0.4.9.1; `always`.
+        overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
+        max_length: tokens of a sequence; `auto`: what the model says.
+    """
+
+    max_batch_tokens: AutoInt = "auto"
+    bos: Literal["tokenizer", "never", "always"] = "tokenizer"
+    overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
+    max_length: AutoInt = "auto"
+    attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+
+
+class RunPlan(StrictModel):
+    """Models × tasks, resolved.
+
+    Attributes:
+        out: the folder of run folders.
+    """
+
+    models: Annotated[Many[ModelSpec], Field(min_length=1)]
+    tasks: Annotated[Many[TaskSpec], Field(min_length=1)]
+    engine: EngineSpec = EngineSpec()
+    out: FilePath = Path("results")
+
+    @model_validator(mode="after")
+    def _check(self) -> RunPlan:
+        repeats = {
+            "models": [model.name for model in self.models],
+            "tasks": [task.model_dump_json() for task in self.tasks],
+        }
+        for key, items in repeats.items():
+            for number, item in enumerate(items):
+                if (first := items.index(item)) < number:
+                    hint = "; give one of them another `name`" if key == "models" else ""
+                    raise ValueError(f"{key}[{number}] repeats {key}[{first}]{hint}")
+        return self
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> RunPlan:
+    """Load, override, validate and resolve a plan.
+
+    Args:
+        path: the plan's file. `extends` in it names another plan (relative to this one's folder) whose keys hold
+            where this one has none: mappings merge, lists replace.
+        overrides: `KEY=VALUE` strings, VALUE in YAML. In KEY, a number is a place in a list and `*` all places:
+            `engine.max_batch_tokens=512`, `models.0.dtype=float32`, `tasks.*.limit=10`.
+
+    Raises:
+        PlanError: a mistake in the plan or an override.
+        TaskError: a mistake in a task file that the plan uses.
+    """
+    data = _load_extended(path)
+    if isinstance(data.get("tasks"), list):
+        data["tasks"] = [_spelled_out(entry) for entry in data["tasks"]]
+    origins: dict[Loc, str] = {}
+    for override in overrides:
+        for loc in _apply(data, override):
+            origins[loc] = f"--set {override}"
+
+    def place(loc: Loc) -> str | None:
+        near = [end for end in range(len(loc), 0, -1) if loc[:end] in origins]
+        return origins[loc[: near[0]]] if near else None
+
+    return validate(RunPlan, data, PlanError, path, place)
+
+
+def _load_extended(path: Path) -> dict[str, Any]:
+    data = load_yaml(path, PlanError)
+    if "extends" not in data:
+        return data
+    if not isinstance(base_name := data.pop("extends"), str):
+        raise PlanError(f"{path}: extends: must be the path of a plan, not {base_name!r}")
+    base_path = path.parent / base_name
+    base = load_yaml(base_path, PlanError)
+    if "extends" in base:
+        raise PlanError(f"{path}: extends: {base_path} extends another plan itself; one level is allowed")
+    return _merged(base, data)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **over}
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], dict) and isinstance(over[key], dict):
+            merged[key] = _merged(base[key], over[key])
+    return merged
+
+
+def _spelled_out(entry: object) -> object:
+    return {"task": entry} if isinstance(entry, str) else entry
+
+
+def _apply(data: dict[str, Any], override: str) -> list[Loc]:
+    """Put one `KEY=VALUE` into `data`; return the locations it was put at."""
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[^.=\s]+(\.[^.=\s]+)*", key):
+        raise PlanError(f"--set {override}: must be KEY=VALUE, such as engine.max_batch_tokens=512 or tasks.*.limit=10")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as problem:
+        raise PlanError(f"--set {override}: the value is not valid YAML: {' '.join(str(problem).split())}") from None
+    *parents, last = key.split(".")
+    places: list[tuple[Loc, Any]] = [((), data)]
+    for part in parents:
+        places = [
+            ((*loc, key), container.setdefault(key, {}) if isinstance(container, dict) else container[key])
+            for loc, container in places
+            for key in _keys(override, loc, container, part)
+        ]
+    changed: list[Loc] = []
+    for loc, container in places:
+        for slot in _keys(override, loc, container, last):
+            container[slot] = value
+            changed.append((*loc, slot))
+    return changed
+
+
+def _keys(override: str, loc: Loc, container: Any, part: str) -> Sequence[int | str]:
+    """The keys of `container` that `part` of an override's KEY means."""
+    if isinstance(container, dict):
+        return [part]
+    if not isinstance(container, list):
+        raise PlanError(f"--set {override}: {key_path(loc)} is a single value and has no {part!r} in it")
+    if part == "*":
+        return range(len(container))
+    if not part.isdigit() or int(part) >= len(container):
+        places = f"0 to {len(container) - 1} or *"
+        raise PlanError(
+            f"--set {override}: {key_path(loc)} is a list; {part!r} is not a place in it (allowed: {places})"
+        )
+    return [int(part)]

@@ -1,0 +1,271 @@
+"""A task's rows as samples: chosen source, checked rows, shots by subject, and a checksum for the run's provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import TaskSpec
+from bench.errors import DataError, DataMissingError, PlanError, one_of
+from bench.records import Sample
+from bench.rows import Row, RowFile, expand_folder, fetch_hub_folder, find_files, read_rows
+from bench.task import LABELS, Columns, Files, Source, Task, check_templates, gold_root, template_names
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a run scores.
+
+    Attributes:
+        samples: in the task's order, after `subjects` and `limit`.
+        shots: by subject, in file order; a shot that is a sample too is the same object.
+        num_available: samples before `limit`.
+        checksum: SHA-256 over id, subject, question, choices and gold of samples and shots.
+        origin: where the rows came from, in words.
+        revision: the hub data set's commit; None for a folder.
+    """
+
+    samples: tuple[Sample, ...]
+    shots: Mapping[str, tuple[Sample, ...]]
+    num_available: int
+    checksum: str
+    origin: str
+    revision: str | None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether `limit` left samples out."""
+        return len(self.samples) < self.num_available
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A source of the task whose files are at hand."""
+
+    source: Source
+    folder: Path
+    is_hub: bool
+
+
+_Key = tuple[Path, int]  # a row's file and number
+
+
+def load_rows(task: Task, use: TaskSpec) -> Dataset:
+    """Load and check the rows a plan asks for.
+
+    Raises:
+        DataMissingError: the rows are not at hand; says how to get them.
+        DataError: a row is wrong; names file, row and column.
+        TaskError: a template uses a variable that the rows don't have.
+        PlanError: a subject that the task does not have.
+    """
+    place = _find_place(task, use.data_dir)
+    files = place.source.shots
+    samples = _load_split(task, place, place.source.test, {})
+    shots = _load_split(task, place, files, samples) if files and use.num_fewshot else {}
+    _check_ids(task, samples.values())
+    wanted = _wanted_subjects(task, samples.values(), use.subjects)
+    available = [sample for sample in samples.values() if sample.subject in wanted]
+    kept = tuple(available[: use.limit])
+    by_subject = _shots_by_subject(task, shots.values(), dict.fromkeys(sample.subject for sample in kept))
+    return Dataset(
+        samples=kept,
+        shots=by_subject,
+        num_available=len(available),
+        checksum=_checksum(kept, by_subject),
+        origin=f"hub {place.source.hub}" if place.is_hub else f"folder {place.folder}",
+        revision=place.source.revision if place.is_hub else None,
+    )
+
+
+def count_samples(task: Task) -> int | None:
+    """Count a task's samples without checking them; None if its rows are not on this machine as files."""
+    for source in task.sources:
+        try:
+            files = find_files(_folder(task, source, None), source.test.file) if source.hub is None else []
+        except DataMissingError:
+            continue
+        if files:
+            return sum(len(_rows_where(file, source, source.test)) for file in files)
+    return None
+
+
+def _find_place(task: Task, data_dir: str | None) -> _Place:
+    """The first source at hand; `data_dir` stands for the folder of each of them."""
+    reasons: list[str] = []
+    for source in task.sources:
+        try:
+            folder = _folder(task, source, data_dir)
+        except DataMissingError as problem:
+            reasons.append(str(problem))
+            continue
+        if find_files(folder, source.test.file):
+            return _Place(source, folder, is_hub=source.hub is not None and data_dir is None)
+        reasons.append(f"no files {source.test.file} in {folder}")
+        if "$" in source.folder and data_dir is None:
+            break  # the variable is set, and wrong: going on to the hub would hide it
+    raise DataMissingError(f"task {task.name}: rows not at hand ({'; '.join(dict.fromkeys(reasons))}); {_advice(task)}")
+
+
+def _folder(task: Task, source: Source, data_dir: str | None) -> Path:
+    if data_dir is not None:
+        return expand_folder(data_dir)
+    if source.hub is not None and source.revision is not None:
+        patterns = [files.file for files in (source.test, source.shots) if files]
+        return fetch_hub_folder(source.hub, source.revision, patterns)
+    return task.path.parent / expand_folder(source.folder)
+
+
+def _advice(task: Task) -> str:
+    """How to get the rows."""
+    ways = [f"set {source.folder.strip('${}')}" for source in task.sources if "$" in source.folder]
+    ways.append("set data_dir for this task in the plan")
+    if any(source.hub for source in task.sources):
+        ways.append("go online")
+    return " or ".join(ways)
+
+
+def _rows_where(file: RowFile, source: Source, files: Files) -> list[tuple[int, Row]]:
+    """A file's rows that `where` keeps, each with its number (from 1)."""
+    rows = read_rows(file.path, source.header)
+    for column in files.where if rows else ():
+        if column not in rows[0]:
+            raise DataError(f"{file.path}: `where` needs a column {column!r}; {one_of(column, rows[0])}")
+    kept = ((number, row) for number, row in enumerate(rows, 1))
+    if not files.where:
+        return list(kept)
+    return [(number, row) for number, row in kept if all(str(row.get(c)) == v for c, v in files.where.items())]
+
+
+def _load_split(task: Task, place: _Place, files: Files, known: Mapping[_Key, Sample]) -> dict[_Key, Sample]:
+    """Samples of `files` by file and row; a row in `known` stays the same object, so that no sample is its own shot."""
+    found = find_files(place.folder, files.file)
+    if not found:
+        raise DataMissingError(f"task {task.name}: no files {files.file} in {place.folder}; {_advice(task)}")
+    columns = place.source.columns
+    samples: dict[_Key, Sample] = {}
+    positions: Counter[str] = Counter()
+    prefix = "" if files is place.source.test else "shots/"
+    for file in found:
+        rows = _rows_where(file, place.source, files)
+        if rows:
+            check_templates(task, template_names(rows[0][1], columns))
+        for number, row in rows:
+            key = (file.path, number)
+            try:
+                subject = file.subject if columns.subject is None else _text(row, columns.subject)
+                position = f"{prefix}{subject}{'/' if subject else ''}{positions[subject]}"
+                sample_id = position if columns.id is None else _text(row, columns.id)
+                samples[key] = known.get(key) or _sample(task, columns, row, subject, sample_id)
+            except ValueError as problem:
+                raise DataError(f"{file.path}: row {number}: {problem}") from None
+            positions[subject] += 1
+    if not samples:
+        where = ", ".join(f"{column}={value}" for column, value in files.where.items())
+        raise DataError(f"{place.folder / files.file}: no rows{f' where {where}' if where else ''}")
+    return samples
+
+
+def _sample(task: Task, columns: Columns, row: Row, subject: str, sample_id: str) -> Sample:
+    """Build one sample; a `ValueError` says which column is wrong and why."""
+    question = _text(row, columns.question)
+    choices = _choices(row, columns.choices)
+    if not 2 <= len(choices) <= len(LABELS) or len(choices) != (task.num_choices or len(choices)):
+        wanted = task.num_choices or f"2 to {len(LABELS)}"
+        raise ValueError(f"column {columns.choices!r}: {len(choices)} choices; the task wants {wanted}")
+    gold = _gold(_cell(row, columns.gold.column), columns, choices)
+    variables = {**row, "question": question, "choices": choices, "labels": tuple(LABELS[: len(choices)])}
+    variables["subject"] = subject
+    variables.pop(gold_root(columns), None)
+    return Sample(sample_id, subject, choices, gold, variables)
+
+
+def _cell(row: Row, column: str) -> Any:
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ValueError(f"no column {column!r}; {one_of(column, row)}")
+        value = value[part]
+    return value
+
+
+def _text(row: Row, column: str) -> str:
+    return _as_text(_cell(row, column), column)
+
+
+def _as_text(value: Any, column: str) -> str:
+    """A cell's text. Numbers have one; nulls, booleans and blanks do not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"column {column!r}: must be text, not {value!r}")
+    if not value.strip():
+        raise ValueError(f"column {column!r}: is empty")
+    return value
+
+
+def _choices(row: Row, columns: str | tuple[str, ...]) -> tuple[str, ...]:
+    if not isinstance(columns, str):
+        return tuple([_text(row, column) for column in columns])
+    values = _cell(row, columns)
+    if not isinstance(values, list):
+        raise ValueError(f"column {columns!r}: must be a list of choices, not {values!r}")
+    return tuple([_as_text(value, f"{columns}[{number}]") for number, value in enumerate(values)])
+
+
+def _gold(value: Any, columns: Columns, choices: tuple[str, ...]) -> int:
+    """Index of the right choice, written as `columns.gold.kind` says and in no other way."""
+    kind, num = columns.gold.kind, len(choices)
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else repr(value)
+    if kind == "text":
+        known = list(choices)
+    elif kind == "letter":
+        known = list(LABELS[:num])
+    else:
+        known = [str(index + (kind == "number")) for index in range(num)]
+    if known.count(text) != 1:
+        reason = f"{value!r} is not one {kind} out of {', '.join(known)}"
+        raise ValueError(f"column {columns.gold.column!r}: {reason}")
+    return known.index(text)
+
+
+def _check_ids(task: Task, samples: Iterable[Sample]) -> None:
+    counts = Counter(sample.id for sample in samples)
+    if twice := next((sample_id for sample_id, count in counts.items() if count > 1), None):
+        raise DataError(f"task {task.name}: the id {twice!r} is given to {counts[twice]} samples")
+
+
+def _wanted_subjects(task: Task, samples: Iterable[Sample], subjects: Iterable[str] | None) -> set[str]:
+    known = {sample.subject for sample in samples}
+    for subject in subjects or ():
+        if subject not in known:
+            raise PlanError(f"task {task.name}: unknown subject {subject!r}; {one_of(subject, known)}")
+    return known if subjects is None else set(subjects)
+
+
+def _shots_by_subject(task: Task, shots: Iterable[Sample], subjects: Iterable[str]) -> dict[str, tuple[Sample, ...]]:
+    everything = tuple(shots)
+    if task.shots_per == "task":
+        return dict.fromkeys(subjects, everything)
+    grouped: dict[str, list[Sample]] = {subject: [] for subject in subjects}
+    for shot in everything:
+        if shot.subject in grouped:
+            grouped[shot.subject].append(shot)
+    return {subject: tuple(own) for subject, own in grouped.items()}
+
+
+def _checksum(samples: Iterable[Sample], shots: Mapping[str, tuple[Sample, ...]]) -> str:
+    digest = hashlib.sha256()
+    for group in (samples, *shots.values()):
+        for sample in group:
+            content = (sample.id, sample.subject, sample.variables["question"], sample.choices, sample.gold)
+            digest.update(json.dumps(content).encode())
+        digest.update(b"\n")  # no JSON text holds a bare newline: ends of groups cannot be confused
+    return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""Files of rows, as plain dictionaries: CSV, TSV, JSONL (each also `.gz`) and Parquet, from a folder or the hub.
+
+Nothing is stripped or converted here: blanks and line breaks inside a cell are part of the question.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from bench.errors import DataError, DataMissingError, one_of
+
+Row = dict[str, Any]
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file of rows, and the subject its path names (`""`: none)."""
+
+    path: Path
+    subject: str
+
+
+def expand_folder(folder: str) -> Path:
+    """Replace `${NAME}` by the environment variable of this name and `~` by the home folder.
+
+    Raises:
+        DataMissingError: a variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if not (found := os.environ.get(match[1])):
+            raise DataMissingError(f"{match[1]} is not set")
+        return found
+
+    return Path(re.sub(r"\$\{(\w+)\}", value, folder)).expanduser()
+
+
+def find_files(folder: Path, pattern: str) -> list[RowFile]:
+    """Return the files of `folder` that match `pattern`, in the order of their subjects, then their names."""
+    parts = re.split(r"(\*|\?|\{subject\})", pattern)
+    shapes = {"*": "[^/]*", "?": "[^/]", "{subject}": "(?P<subject>[^/]+)"}
+    shape = re.compile("".join(shapes.get(part, re.escape(part)) for part in parts))
+    files = []
+    for path in folder.glob(pattern.replace("{subject}", "*")):
+        match = shape.fullmatch(path.relative_to(folder).as_posix())
+        if match and path.is_file():
+            files.append(RowFile(path, match.groupdict().get("subject", "")))
+    return sorted(files, key=lambda file: (file.subject, file.path))
+
+
+def fetch_hub_folder(hub: str, revision: str, patterns: Sequence[str]) -> Path:
+    """Return a folder with the files of a hub data set; what the cache holds of a pinned commit is used as it is.
+
+    Raises:
+        DataMissingError: not in the cache and not to be had: offline, gated, or no such data set.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second, and only for hub data sets
+
+    globs = [pattern.replace("{subject}", "*") for pattern in patterns]
+    problem: Exception | None = None
+    for is_local in (True, False):
+        try:
+            folder = snapshot_download(
+                hub, repo_type="dataset", revision=revision, allow_patterns=globs, local_files_only=is_local
+            )
+        except Exception as caught:  # the hub's client raises its own, httpx's and the system's errors
+            problem = caught
+            continue
+        if all(find_files(Path(folder), pattern) for pattern in patterns):
+            return Path(folder)
+        problem = None
+    if problem is None:
+        raise DataMissingError(f"the hub's {hub} has no files {' and '.join(patterns)}")
+    raise DataMissingError(f"the hub's {hub} cannot be had: {str(problem).strip().splitlines()[0]}")
+
+
+def read_rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
+    """Read all rows of a file.
+
+    Args:
+        path: the file; its suffix says its format.
+        header: the columns' names, for a CSV or TSV file without a header line.
+
+    Raises:
+        DataError: unreadable or malformed; names the file and the row (counted from 1, without the header).
+    """
+    suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix
+    if suffix not in SUFFIXES or (suffix == ".parquet" and path.suffix == ".gz"):
+        raise DataError(f"{path}: unknown format {suffix!r}; {one_of(suffix, SUFFIXES)}")
+    if header is not None and suffix not in DELIMITERS:
+        raise DataError(f"{path}: `header` is for CSV and TSV files; here the columns have names already")
+    try:
+        if suffix == ".parquet":
+            from pyarrow.parquet import read_table  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy
+
+            return cast(list[Row], read_table(path).to_pylist())
+        # newline="": the csv module must see line breaks inside quotes as they are. A byte order mark is no text.
+        opened = gzip.open if path.suffix == ".gz" else open
+        with cast(IO[str], opened(path, "rt", encoding="utf-8-sig", newline="")) as stream:
+            return list(_json_rows(path, stream) if suffix == ".jsonl" else _csv_rows(path, stream, suffix, header))
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error) as problem:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(problem).split())}") from None
+
+
+def _json_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
+    lines = (line for line in stream if line.strip())
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as problem:
+            raise DataError(f"{path}: row {number}: not valid JSON: {problem}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: row {number}: must be a JSON object of columns and values")
+        yield row
+
+
+def _csv_rows(path: Path, stream: IO[str], suffix: str, header: Sequence[str] | None) -> Iterator[Row]:
+    lines = (cells for cells in csv.reader(stream, delimiter=DELIMITERS[suffix], strict=True) if cells)
+    names = header if header is not None else next(lines, [])
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: the header names a column twice: {', '.join(names)}")
+    for number, cells in enumerate(lines, 1):
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}: row {number}: has {len(cells)} cells, the header {len(names)} ({', '.join(names)})"
+            )
+        yield dict(zip(names, cells, strict=True))
