@@ -145,7 +145,7 @@ class RunFolder:
             order: the ids of all samples, in task order; each has a score or an error by now.
             results: what to merge into run.json.
         """
-        scores = self.done | self.failed
+        scores = self.failed | self.done
         if set(order) != set(scores) or len(set(order)) != len(order):
             raise ValueError(f"{self.path}: {len(scores)} samples have a line, {len(order)} are to have one")
         data = b"".join([encode(scores[sample_id]) for sample_id in order])
@@ -222,19 +222,24 @@ class Run:
     problems: tuple[str, ...]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, *, with_scores: bool = True) -> Run:
     """Read a run folder.
+
+    Args:
+        path: the folder.
+        with_scores: False leaves the scores of a finished run unread, which is all a table needs.
 
     Raises:
         RunFolderError: `path` is no run folder, or its run.json is damaged or of another schema.
     """
     info = _read_info(path)
     data = read_bytes(path / SAMPLES_FILE)
-    journal = parse(data)
+    is_finished = info.get("status") == "finished"
+    journal = parse(data) if with_scores or not is_finished else Journal()
     problems = []
     if journal.num_damaged_lines:
         problems.append(f"{journal.num_damaged_lines} lines of {SAMPLES_FILE} are damaged or were changed by hand")
-    if info.get("status") == "finished" and hashlib.sha256(data).hexdigest() != info.get("samples_sha256"):
+    if is_finished and hashlib.sha256(data).hexdigest() != info.get("samples_sha256"):
         problems.append(f"{SAMPLES_FILE} is not the file that {RUN_FILE} was written with (its SHA-256 differs)")
     return Run(path, info, tuple(merge(journal.scores).values()), tuple(problems))
 

@@ -199,6 +199,7 @@ def test_a_score_stands_whatever_is_appended_after_it(tmp_path):
     with open_folder(tmp_path) as folder:
         folder.append([score(0, gold=0)])
         folder.append([failed(0), score(0, gold=2)])
+        folder.append([failed(0)])
         assert (folder.done, folder.failed) == ({"law/0": score(0, gold=0)}, {})
     with open_folder(tmp_path) as folder:
         assert (folder.done, folder.failed) == ({"law/0": score(0, gold=0)}, {})
@@ -453,6 +454,16 @@ def test_a_run_json_that_cannot_be_read_is_named(tmp_path, content, message):
             call()
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_scores_of_a_finished_run_need_not_be_read(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.append([score(0)])
+        assert read_run(tmp_path / "run", with_scores=False).scores == (score(0),)
+        folder.finish(["law/0"], {})
+    assert read_run(tmp_path / "run", with_scores=False).scores == ()
+    (tmp_path / "run/samples.jsonl").write_text("")
+    assert len(read_run(tmp_path / "run", with_scores=False).problems) == 1
 
 
 def test_what_is_no_run_folder_is_named(tmp_path):
