@@ -34,7 +34,7 @@ class ModelSpec(StrictModel):
     name: Annotated[str, Field(min_length=1)] = ""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
@@ -44,6 +44,13 @@ class ModelSpec(StrictModel):
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("source"), str):
             return {**data, "name": data["source"].rstrip("/").split("/")[-1]}
         return data
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"{device!r} is not a device (allowed: auto, cpu, cuda, cuda:0, cuda:1, ...)")
+        return device
 
 
 class TaskSpec(StrictModel):
@@ -121,12 +128,14 @@ class RunPlan(StrictModel):
 
     Attributes:
         out: the folder of run folders.
+        extends: the plan whose keys hold where this one has none; `load_plan` has merged it.
     """
 
     models: Annotated[Many[ModelSpec], Field(min_length=1)]
     tasks: Annotated[Many[TaskSpec], Field(min_length=1)]
     engine: EngineSpec = EngineSpec()
     out: FilePath = Path("results")
+    extends: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> RunPlan:
@@ -172,11 +181,9 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> RunPlan:
 
 def _load_extended(path: Path) -> dict[str, Any]:
     data = load_yaml(path, PlanError)
-    if "extends" not in data:
+    if not isinstance(data.get("extends"), str):
         return data
-    if not isinstance(base_name := data.pop("extends"), str):
-        raise PlanError(f"{path}: extends: must be the path of a plan, not {base_name!r}")
-    base_path = path.parent / base_name
+    base_path = path.parent / data["extends"]
     base = load_yaml(base_path, PlanError)
     if "extends" in base:
         raise PlanError(f"{path}: extends: {base_path} extends another plan itself; one level is allowed")
@@ -206,13 +213,16 @@ def _apply(data: dict[str, Any], override: str) -> list[Loc]:
         raise PlanError(f"--set {override}: the value is not valid YAML: {' '.join(str(problem).split())}") from None
     *parents, last = key.split(".")
     places: list[tuple[Loc, Any]] = [((), data)]
-    for part in parents:
-        places = [
-            ((*loc, key), container.setdefault(key, {}) if isinstance(container, dict) else container[key])
-            for loc, container in places
-            for key in _keys(override, loc, container, part)
-        ]
     changed: list[Loc] = []
+    for part in parents:
+        below: list[tuple[Loc, Any]] = []
+        for loc, container in places:
+            for slot in _keys(override, loc, container, part):
+                if isinstance(container, dict) and slot not in container:
+                    container[slot] = {}
+                    changed.append((*loc, slot))
+                below.append(((*loc, slot), container[slot]))
+        places = below
     for loc, container in places:
         for slot in _keys(override, loc, container, last):
             container[slot] = value

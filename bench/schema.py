@@ -46,15 +46,14 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
     """PyYAML keeps the last of two equal keys and says nothing; this one refuses them."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            mark = (key.tag, str(key.value))
+            if mark in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
                 )
-            if isinstance(key, Hashable):
-                seen.add(key)
+            seen.add(mark)
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
 
@@ -154,19 +153,25 @@ def _with_line(where: Path | str, loc: Loc) -> str:
 
 def _explain(model: type[BaseModel], mistake: ErrorDetails) -> str:
     """What is wrong and what is allowed, of one pydantic error."""
-    value, kind = mistake["input"], mistake["type"]
-    if kind == "extra_forbidden":
-        return f"unknown key; {one_of(str(mistake['loc'][-1]), _known_keys(model, mistake['loc'][:-1]))}"
-    if kind == "missing":
-        return "missing; this key is required"
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
-        return f"{_shown(value)} is not one of the allowed values; {one_of(str(value), allowed)}"
-    if kind == "value_error":
-        return str(mistake["ctx"]["error"])
-    if kind == "string_type" and isinstance(value, bool):
-        return f"YAML reads this as {value}; write it in quotes if it is meant as text"
-    return f"{mistake['msg'].replace('Input should', 'should').replace('tuple', 'list')}, not {_shown(value)}"
+    value = mistake["input"]
+    match mistake["type"]:
+        case "extra_forbidden":
+            text = f"unknown key; {one_of(str(mistake['loc'][-1]), _known_keys(model, mistake['loc'][:-1]))}"
+        case "missing":
+            text = "missing; this key is required"
+        case "too_short" | "string_too_short":
+            text = "is empty; at least one is needed"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
+            text = f"{_shown(value)} is not one of the allowed values; {one_of(str(value), allowed)}"
+        case "value_error":
+            text = str(mistake["ctx"]["error"])
+        case "string_type" if isinstance(value, bool):
+            text = f"YAML reads this as {value}; write it in quotes if it is meant as text"
+        case _:
+            wanted = mistake["msg"][mistake["msg"].find("should") :].replace("tuple", "list")
+            text = f"{wanted}, not {_shown(value)}"
+    return text
 
 
 def _shown(value: Any) -> str:
