@@ -82,5 +82,5 @@ def one_of(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}(allowed: {', '.join(names)})"
+    allowed = f"allowed: {', '.join(names)}"
+    return f"did you mean {near[0]!r}? ({allowed})" if near else allowed
