@@ -1,0 +1,269 @@
+"""From prompts to token ids, as lm-evaluation-harness 0.4.13 splits them, each distinct text encoded once.
+
+The rules (`TemplateLM._encode_pair` and `HFLM.tok_encode` there): white space at the context's end moves to the
+continuation; context and continuation are encoded together; the continuation is what follows the context's own number
+of tokens; special tokens are the tokenizer's default, unless the text already starts with BOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bench.engine.boundaries import Boundaries
+from bench.engine.pack import TokenRequest
+from bench.engine.tree import Ids
+from bench.records import Prompt, PromptedSample, Request
+
+_NUM_COMPARED = 8  # contexts whose piecewise encoding is compared with the whole, per call
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingRules:
+    """What decides the token ids besides text and tokenizer.
+
+    Attributes:
+        max_length: most tokens a model takes; inputs longer than that are shortened.
+        bos: `tokenizer`: whatever the tokenizer adds (lm-eval from 0.4.9.2 on); `never`: no special tokens (before).
+        overlong: `drop_shots`: leave out whole shots from the last, then cut; `cut_left`: cut tokens from the left.
+    """
+
+    max_length: int
+    bos: Literal["tokenizer", "never"] = "tokenizer"
+    overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """A sample's requests in token ids.
+
+    Attributes:
+        prompt: the prompt that was encoded, without the shots that did not fit.
+        requests: one per choice; empty if `error` says why the sample cannot be scored.
+        num_cut_tokens: the most tokens cut from the left of one of its requests.
+    """
+
+    prompt: Prompt
+    requests: tuple[TokenRequest, ...]
+    num_shots_dropped: int = 0
+    num_cut_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Token ids of a context and a continuation, before truncation."""
+
+    context: Ids
+    continuation: tuple[int, ...]
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.context) + len(self.continuation) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text to encode: a whole one with the special tokens due to it (`anchor` is empty), a whole one without them
+    (`anchor` is None), or what follows the character `anchor` in a text that may be cut there.
+    """
+
+    anchor: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """How one sample's texts are put together.
+
+    Attributes:
+        context: the context without the white space at its end, which the continuations own.
+        cut: how much of the context is encoded apart because other samples share it.
+        is_apart: the continuations may be encoded apart from the context.
+    """
+
+    context: str
+    continuations: tuple[str, ...]
+    cut: int
+    is_apart: bool
+
+    @property
+    def head(self) -> _Text | None:
+        return _Text("", self.context[: self.cut]) if self.cut else None
+
+    def tail(self, continuation: str = "") -> _Text:
+        """What follows the head, with a continuation or without."""
+        return _Text(self.context[self.cut - 1] if self.cut else "", self.context[self.cut :] + continuation)
+
+    def scored(self, continuation: str) -> _Text:
+        """The text whose ids hold the continuation's."""
+        if not self.context:
+            return _Text(None, continuation)
+        return _Text(self.context[-1], continuation) if self.is_apart else self.tail(continuation)
+
+    def texts(self) -> Iterator[_Text]:
+        if self.context:
+            yield self.tail()
+        if self.head:
+            yield self.head
+        yield from map(self.scored, self.continuations)
+
+
+class Encoder:
+    """Encodes prompted samples for one model.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        rules: what decides the ids besides text and tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any, rules: EncodingRules) -> None:
+        self._tokenizer = tokenizer
+        self._rules = rules
+        self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self._prefix_id: int | None = eos if bos is None else bos
+        self._bos_text = None if self._prefix_id is None else tokenizer.decode([self._prefix_id])
+        self._boundaries: Boundaries | None = None
+        if self._backend is not None:
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            if self._backend.encode("a").ids[-1:] == self._backend.encode("a", add_special_tokens=False).ids[-1:]:
+                self._boundaries = Boundaries(self._backend)  # nothing is appended to a text: pieces can be joined
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether shared text is encoded once, rather than with each prompt."""
+        return self._boundaries is not None
+
+    def encode(self, samples: Sequence[PromptedSample]) -> list[EncodedSample]:
+        """Encode samples, shortening those that do not fit `max_length`."""
+        requests = [sample.requests for sample in samples]
+        pairs = self._encode_requests(requests)
+        dropped = [0] * len(samples)
+        while overlong := [i for i in range(len(samples)) if self._can_drop(requests[i], pairs[i])]:
+            for i in overlong:
+                requests[i] = _without_last_shot(requests[i])
+                dropped[i] += 1
+            for i, own in zip(overlong, self._encode_requests([requests[i] for i in overlong]), strict=True):
+                pairs[i] = own
+        return [
+            self._finish(own[0].prompt, pair, num) for own, pair, num in zip(requests, pairs, dropped, strict=True)
+        ]
+
+    def _can_drop(self, requests: Sequence[Request], pairs: Sequence[_Pair]) -> bool:
+        is_overlong = any(pair.num_inputs > self._rules.max_length for pair in pairs)
+        return is_overlong and self._rules.overlong == "drop_shots" and bool(requests[0].prompt.shots)
+
+    def _finish(self, prompt: Prompt, pairs: Sequence[_Pair], num_dropped: int) -> EncodedSample:
+        limit = self._rules.max_length
+        if any(not pair.continuation or not len(pair.context) for pair in pairs):
+            return EncodedSample(prompt, (), error="context or continuation has no token of its own")
+        longest = max(len(pair.continuation) for pair in pairs)
+        if longest > limit:
+            return EncodedSample(prompt, (), error=f"a continuation of {longest} tokens exceeds max_length {limit}")
+        requests = []
+        joined: dict[tuple[int, ...], Ids] = {}  # options of one token share one array of inputs
+        for pair in pairs:
+            key = (id(pair.context), *pair.continuation[:-1])
+            if key not in joined:
+                tail = np.array(pair.continuation[:-1], dtype=np.uint32)
+                joined[key] = np.concatenate((pair.context, tail))[-limit:]
+            requests.append(TokenRequest(joined[key], pair.continuation))
+        num_cut = max(0, max(pair.num_inputs for pair in pairs) - limit)
+        return EncodedSample(prompt, tuple(requests), num_dropped, num_cut)
+
+    def _encode_requests(self, requests: Sequence[Sequence[Request]]) -> list[list[_Pair]]:
+        pairs = self._encode_pairs(requests, self._boundaries)
+        if self._boundaries is not None:
+            some = range(0, len(requests), max(1, len(requests) // _NUM_COMPARED))
+            whole = self._encode_pairs([requests[i] for i in some], None)
+            if any(not _is_equal(pairs[i], own) for i, own in zip(some, whole, strict=True)):
+                self._boundaries = None
+                return self._encode_pairs(requests, None)
+        return pairs
+
+    def _encode_pairs(
+        self, requests: Sequence[Sequence[Request]], boundaries: Boundaries | None
+    ) -> list[list[_Pair]]:
+        jobs = list(_plan_jobs(requests, boundaries))
+        ids = self._encode_texts({text for job in jobs for text in job.texts()})
+        return [self._pairs(job, ids) for job in jobs]
+
+    def _pairs(self, job: _Job, ids: Mapping[_Text, Ids]) -> list[_Pair]:
+        scored = [ids[job.scored(continuation)] for continuation in job.continuations]
+        if not job.context:
+            return [self._after_prefix(part) for part in scored]
+        context = tail = ids[job.tail()]
+        if job.head:
+            context = np.concatenate((ids[job.head], tail))
+        own = scored if job.is_apart else [part[len(tail) :] for part in scored]
+        return [_Pair(context, tuple(part.tolist())) for part in own]
+
+    def _after_prefix(self, ids: Ids) -> _Pair:
+        """A continuation without context is scored after BOS (or EOS), unless it starts with it."""
+        if self._prefix_id is None or (len(ids) and ids[0] == self._prefix_id):
+            return _Pair(ids[:1], tuple(ids[1:].tolist()))
+        return _Pair(np.array([self._prefix_id], dtype=np.uint32), tuple(ids.tolist()))
+
+    def _encode_texts(self, texts: Iterable[_Text]) -> Mapping[_Text, Ids]:
+        """Encode each text, batched."""
+        batches: dict[bool, list[_Text]] = {True: [], False: []}
+        for text in texts:
+            batches[self._gets_special_tokens(text)].append(text)
+        anchors = {text.anchor for text in batches[False] if text.anchor}
+        length = {anchor: len(ids) for anchor, ids in zip(anchors, self._encode_batch(anchors, False), strict=True)}
+        return {
+            text: ids[length.get(text.anchor, 0) if text.anchor else 0 :]
+            for adds_special, batch in batches.items()
+            for text, ids in zip(
+                batch, self._encode_batch(((text.anchor or "") + text.text for text in batch), adds_special), strict=True
+            )
+        }
+
+    def _gets_special_tokens(self, text: _Text) -> bool:
+        has_bos = bool(self._bos_text) and text.text.startswith(self._bos_text or "")
+        return text.anchor == "" and self._rules.bos == "tokenizer" and not has_bos
+
+    def _encode_batch(self, texts: Iterable[str], adds_special: bool) -> list[Ids]:
+        if self._backend is None:
+            found = [self._tokenizer.encode(text, add_special_tokens=adds_special) for text in texts]
+        else:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=adds_special)
+            found = [encoding.ids for encoding in encodings]
+        return [np.array(ids, dtype=np.uint32) for ids in found]
+
+
+def _plan_jobs(requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> Iterator[_Job]:
+    cuts: dict[tuple[str, int], int] = {}  # by description and identity of the shots: what a subject's prompts share
+    for own in requests:
+        prompt = own[0].prompt
+        text = prompt.text
+        context = text.rstrip()
+        continuations = tuple(text[len(context) :] + request.continuation for request in own)
+        if not context or boundaries is None:
+            yield _Job(context, continuations, cut=0, is_apart=False)
+            continue
+        key = (prompt.description, id(prompt.shots))
+        if key not in cuts:
+            cuts[key] = boundaries.last_safe_cut(prompt.shared)
+        cut = cuts[key] if cuts[key] < len(context) else 0
+        is_apart = all(text and boundaries.is_safe(context[-1], text[0]) for text in continuations)
+        yield _Job(context, continuations, cut, is_apart)
+
+
+def _without_last_shot(requests: Sequence[Request]) -> tuple[Request, ...]:
+    prompt = requests[0].prompt
+    shorter = replace(prompt, shots=prompt.shots[:-1])
+    return tuple(replace(request, prompt=shorter) for request in requests)
+
+
+def _is_equal(some: Sequence[_Pair], others: Sequence[_Pair]) -> bool:
+    return all(
+        a.continuation == b.continuation and np.array_equal(a.context, b.context)
+        for a, b in zip(some, others, strict=True)
+    )

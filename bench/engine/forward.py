@@ -1,0 +1,156 @@
+"""A pack through a model: the packed way, and the repeat-the-prefix-cache way for models it is not known to suit."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import torch
+from transformers import DynamicCache
+
+from bench.engine.attention import interface, reference, sdpa, varlen
+from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
+from bench.engine.head import NeededRowsHead
+from bench.engine.levels import plan_attention
+from bench.engine.pack import Pack, Plan
+
+PACKED_MODEL_TYPES = frozenset({
+    "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "mistral",
+    "mixtral", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
+    "stablelm", "starcoder2",
+})  # fmt: skip
+"""Architectures whose attention goes through transformers' interface and was compared with plain scoring.
+
+An explicit list, because some others accept an attention function's name and silently ignore it."""
+
+BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
+    "reference": (reference.attend, 0),
+    "sdpa": (sdpa.attend, sdpa.DENSE_LIMIT),
+    "varlen": (varlen.attend, 0),
+}
+"""Attention backends by name, each with the size in tokens below which it prefers a masked block."""
+
+
+class Forward(Protocol):
+    """One way of computing the logits a pack asks for."""
+
+    num_forwarded: int
+    """Tokens sent through the model so far, padding and repetitions included."""
+
+    def start(self, plan: Plan) -> None:
+        """Forget the trunk path and get ready for a plan's packs, in order."""
+
+    def logits(self, pack: Pack) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them."""
+
+
+class PackedForward:
+    """Every distinct token once: the pack is one row without padding, attention follows the tree."""
+
+    def __init__(self, model: Any, attention: str) -> None:
+        self._model = model
+        self._head = _needed_rows_head(model)
+        self._backend, self._dense_limit = BACKENDS[attention]
+        self._trunk = interface.TrunkCache(0)
+        self.num_forwarded = 0
+        model.set_attn_implementation(interface.NAME)
+
+    def start(self, plan: Plan) -> None:
+        """Make room for the longest trunk path of the plan."""
+        depths = (pack.prefix_length + len(pack.tokens) for pack in plan.packs if pack.is_trunk)
+        self._trunk = interface.TrunkCache(max(depths, default=0))
+
+    def logits(self, pack: Pack) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows."""
+        device = self._model.device
+        attention = plan_attention(pack.positions, pack.subtree_end, self._dense_limit)
+        layout = make_layout(pack, attention, device)
+        self._head.rows = torch.from_numpy(pack.rows).to(device)
+        self.num_forwarded += len(pack.tokens)
+        with interface.packed(layout, self._trunk, self._backend, reference.attend):
+            output = self._model(
+                input_ids=torch.from_numpy(pack.tokens).to(device)[None],
+                position_ids=layout.positions[None],
+                use_cache=False,
+            )
+        logits: torch.Tensor = output.logits
+        return logits
+
+
+class PrefixCacheForward:
+    """Any causal model: the trunk path's cache is computed once and repeated for a right-padded batch of the rest."""
+
+    def __init__(self, model: Any, max_batch_tokens: int) -> None:
+        self._model = model
+        self._head = _needed_rows_head(model)
+        self._max_batch_tokens = max_batch_tokens
+        self._caches: dict[int, DynamicCache] = {}  # by depth at which the trunk pack ends
+        self.num_forwarded = 0
+
+    def start(self, plan: Plan) -> None:
+        """Forget all caches."""
+        self._caches = {}
+
+    def logits(self, pack: Pack) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows."""
+        self._caches = {depth: cache for depth, cache in self._caches.items() if depth <= pack.prefix_length}
+        if pack.is_trunk:
+            whole = [list(range(len(pack.tokens)))]
+            return self._batch(pack, whole, {row: (0, row) for row in pack.rows.tolist()}, keeps=True)
+        paths = _paths(pack)
+        longest = max(map(len, paths))
+        size = max(1, self._max_batch_tokens // (pack.prefix_length + longest))
+        found: dict[int, torch.Tensor] = {}
+        for start in range(0, len(paths), size):
+            batch = paths[start : start + size]
+            places = {
+                place: (row, column)
+                for row, path in enumerate(batch)
+                for column, place in enumerate(path)
+                if place not in found
+            }
+            wanted = {place: places[place] for place in pack.rows.tolist() if place in places}
+            logits = self._batch(pack, batch, wanted, keeps=False)
+            found.update(zip(wanted, logits, strict=True))
+        return torch.stack([found[place] for place in pack.rows.tolist()])
+
+    def _batch(
+        self, pack: Pack, paths: list[list[int]], wanted: dict[int, tuple[int, int]], *, keeps: bool
+    ) -> torch.Tensor:
+        """Score paths, lists of places in the pack, in one right-padded batch; returns logits in the order of `wanted`."""
+        device = self._model.device
+        longest = max(map(len, paths))
+        ids = torch.zeros((len(paths), longest), dtype=torch.long)
+        mask = torch.zeros((len(paths), pack.prefix_length + longest), dtype=torch.long)
+        for row, path in enumerate(paths):
+            ids[row, : len(path)] = torch.from_numpy(pack.tokens[path])
+            mask[row, : pack.prefix_length + len(path)] = 1
+        cache = copy.deepcopy(self._caches[pack.prefix_length]) if pack.prefix_length else DynamicCache()
+        if pack.prefix_length and len(paths) > 1:
+            cache.batch_repeat_interleave(len(paths))
+        flat = [row * longest + column for row, column in wanted.values()]
+        self._head.rows = torch.tensor(flat, dtype=torch.long, device=device)
+        self.num_forwarded += ids.numel()
+        output = self._model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache, use_cache=True
+        )
+        if keeps:
+            self._caches[pack.prefix_length + longest] = output.past_key_values
+        logits: torch.Tensor = output.logits
+        return logits
+
+
+def _paths(pack: Pack) -> list[list[int]]:
+    """All root-to-leaf paths of a pack's forest, as places in the pack."""
+    sees = tree_mask(torch.from_numpy(pack.subtree_end), 0, len(pack.tokens))
+    leaves = (sees.sum(dim=0) == 1).nonzero().flatten().tolist()
+    return [sees[leaf].nonzero().flatten().tolist() for leaf in leaves]
+
+
+def _needed_rows_head(model: Any) -> NeededRowsHead:
+    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, NeededRowsHead):
+        head = NeededRowsHead(head)
+        model.set_output_embeddings(head)
+    return head

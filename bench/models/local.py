@@ -1,0 +1,159 @@
+"""Loads a causal language model and gets it ready to score."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers.utils
+
+from bench.config import ModelSpec
+from bench.errors import ModelInputError, ModelLoadError
+from bench.models.files import ModelFiles
+
+# transformers imports scikit-learn and scipy, where they are installed, for assisted generation and object detection.
+# That is half of its start-up time, and scoring needs neither.
+transformers.utils.is_sklearn_available = lambda: False
+transformers.utils.is_scipy_available = lambda: False
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+_DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
+_UNSET = int(1e30)  # transformers' model_max_length for "unknown"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        model: the transformers model, in evaluation mode, on its device.
+        tokenizer: its tokenizer.
+        max_length: most tokens it takes.
+    """
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, shared ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn a plan's device into one that exists; one that does not is an error, never another device."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise ModelInputError(f"device {name!r} is not on this machine (here: {here})")
+    return torch.device("cuda", index)
+
+
+def choose_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
+    """Turn a plan's dtype into one: `auto` is fp32 on CPU and the checkpoint's half precision, or bf16, on CUDA."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cpu":
+        return torch.float32
+    stored = getattr(config, "dtype", None)
+    return stored if stored in (torch.bfloat16, torch.float16) else torch.bfloat16
+
+
+def load_config(spec: ModelSpec, files: ModelFiles) -> Any:
+    """Read a model's configuration without its weights."""
+    if files.folder is None:
+        from bench.models.fake import fake_config
+
+        return fake_config()
+    try:
+        return AutoConfig.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"model {spec.name}: its configuration cannot be read: {_first_line(error)}") from error
+
+
+def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
+    """Load a model's tokenizer."""
+    if files.folder is None:
+        from bench.models.fake import fake_tokenizer
+
+        return fake_tokenizer()
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a model's weights to a device."""
+    if files.folder is None:
+        from bench.models.fake import fake_model
+
+        return fake_model(config).to(device=device, dtype=dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": device} if device.type == "cuda" else None,
+            use_safetensors=None if spec.allow_pickle else True,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelLoadError(f"model {spec.name} cannot be loaded: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def load(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load weights and tokenizer, side by side."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with ThreadPoolExecutor(1) as pool:
+        tokenizer = pool.submit(load_tokenizer, spec, files)
+        model = load_model(spec, files, config, device, dtype)
+        return LoadedModel(model, tokenizer.result(), resolve_max_length(config, tokenizer.result()))
+
+
+def resolve_max_length(config: Any, tokenizer: Any) -> int:
+    """Most tokens a model takes, by lm-evaluation-harness's rule.
+
+    One departure: rotary scalings that change with a sequence's own length (dynamic, longrope) would make a token's
+    state depend on what shares its pack, so such models are held to the length they scale from.
+    """
+    config = getattr(config, "text_config", None) or config
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in {"dynamic", "longrope"} and rope.get("original_max_position_embeddings"):
+        return int(rope["original_max_position_embeddings"])
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    length = getattr(tokenizer, "model_max_length", None)
+    return int(length) if length is not None and length < _UNSET else _DEFAULT_MAX_LENGTH
+
+
+def build_skeleton(config: Any) -> Any:
+    """Build a model without weights, for counting."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("steelyard")) / "models"
