@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import TaskSpec
+from bench.dataset import load_rows
+from bench.errors import PlanError, TaskError
+from bench.prompts import build_prompts, prompt_hash
+from bench.records import PromptedSample
+from bench.task import load_task
+
+# Rows with all that a template, a CSV file or a careless strip() could change.
+QUESTIONS = [
+    ("  Which is blank at both ends? ", ["one", "two", "three", "four"], 2),
+    ("Two\nlines,\n\nand a blank one?\n", ["a, b", 'a "b"', "ends in a blank ", " starts with one"], 3),
+    ("{{ question }} {% if x %}", ["{{ 1 + 1 }}", "{% raw %}", "# no comment", "None"], 0),
+    ("Wie groß ist α, 大?", ["größer", "α < 1", "大", "\u2028x"], 1),
+    ("7", ["1", "2", "3", "4"], 0),
+    ("<b>&amp;</b> it's", ["&lt;", "'", '"', "<"], 3),
+    ("Tab\tand\r\nreturn", ["\tx", "x\ty", "z", "Answer:"], 2),
+]
+Write = Callable[..., Path]
+
+
+def use_of(name: str, **keys: object) -> TaskSpec:
+    return TaskSpec.model_validate({"task": name, **keys})
+
+
+@pytest.fixture
+def mmlu_folder(tmp_path: Path) -> Path:
+    """Two subjects in MMLU's original layout: seven questions, and the same in another order as shots."""
+    for subject in ("college_sea", "sky"):
+        for split, rows in (("test", QUESTIONS), ("dev", QUESTIONS[::-1])):
+            path = tmp_path / split / f"{subject}_{split}.csv"
+            path.parent.mkdir(exist_ok=True)
+            with path.open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([question, *choices, "ABCD"[gold]] for question, choices, gold in rows)
+    return tmp_path
+
+
+def build(mmlu_folder: Path, scoring: str, num_fewshot: int) -> list[PromptedSample]:
+    task = load_task("mmlu")
+    dataset = load_rows(task, use_of("mmlu", data_dir=str(mmlu_folder), num_fewshot=num_fewshot))
+    return build_prompts(task, scoring, dataset, num_fewshot)
+
+
+def lm_eval_task(folder: str, template: str, subject: str, description: str) -> Any:
+    """lm-evaluation-harness's own task, from its own template, over our rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+        import lm_eval.tasks
+        import yaml
+        from lm_eval.api.task import ConfigurableTask
+
+        path = Path(lm_eval.tasks.__file__).parent / "mmlu" / folder / template
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rows = [
+            {"question": question, "subject": subject, "choices": choices, "answer": gold}
+            for question, choices, gold in QUESTIONS
+        ]
+        splits = {"test": datasets.Dataset.from_list(rows), "dev": datasets.Dataset.from_list(rows[::-1])}
+        config.update(task=subject, dataset_path=None, custom_dataset=lambda **_: splits, description=description)
+        logging.disable(logging.WARNING)
+        try:
+            return ConfigurableTask(config=config)
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "folder", "template", "description"),
+    [
+        (
+            "letter",
+            "default",
+            "_default_template_yaml",
+            "The following are multiple choice questions (with answers) about college sea.\n\n",
+        ),
+        (
+            "cloze",
+            "continuation",
+            "_continuation_template_yaml",
+            "The following are questions (with answers) about college sea.\n\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("num_fewshot", [0, 1, 5])
+def test_prompts_are_lm_evaluation_harnesss_byte_for_byte(
+    mmlu_folder: Path, scoring: str, folder: str, template: str, description: str, num_fewshot: int
+) -> None:
+    reference = lm_eval_task(folder, template, "college_sea", description)
+    ours = [item for item in build(mmlu_folder, scoring, num_fewshot) if item.sample.subject == "college_sea"]
+    documents = list(reference.test_docs())
+    assert len(documents) == len(ours) == len(QUESTIONS)
+    for document, item in zip(documents, ours, strict=True):
+        context = reference.fewshot_context(document, num_fewshot)
+        requests = reference.construct_requests(document, context, metadata=(None, 0, 1))
+        assert [(r.prompt.text, r.continuation) for r in item.requests] == [request.args for request in requests]
+        assert item.requests[0].prompt.sha256 == hashlib.sha256(context.encode()).hexdigest()
+
+
+def test_lm_evaluation_harness_describes_every_mmlu_subject_as_we_do() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lm_eval.tasks
+        import yaml
+
+    from bench.template import compile_template
+
+    folder, task = Path(lm_eval.tasks.__file__).parent / "mmlu", load_task("mmlu")
+    for scoring, name in (("letter", "default"), ("cloze", "continuation")):
+        theirs = [yaml.safe_load(path.read_text()) for path in sorted((folder / name).glob("mmlu_*.yaml"))]
+        ours = compile_template(task.forms[scoring].description)
+        assert len(theirs) == 57
+        assert all(config["description"] == ours.render(subject=config["dataset_name"]) for config in theirs)
+        for config in theirs if name == "default" else ():
+            category = config["tag"].removeprefix("mmlu_").removesuffix("_tasks")
+            assert config["dataset_name"] in task.categories[category]
+
+
+def test_what_a_subject_shares_is_the_same_object(mmlu_folder: Path) -> None:
+    prompts = [item.requests[0].prompt for item in build(mmlu_folder, "letter", 3)]
+    assert prompts[0].description is prompts[6].description
+    assert prompts[0].shots is prompts[6].shots
+    assert prompts[0].shots is not prompts[7].shots
+    assert len(prompts[0].shots) == 3
+
+
+def test_the_requests_of_a_sample_share_their_prompt(mmlu_folder: Path) -> None:
+    item = build(mmlu_folder, "cloze", 1)[0]
+    assert all(request.prompt is item.requests[0].prompt for request in item.requests)
+    assert [request.continuation for request in item.requests] == [" one", " two", " three", " four"]
+
+
+TASK = """\
+version: 1
+title: Own
+sources:
+- test: own.csv
+  shots: own.csv
+  columns: {question: q, choices: [a, b], gold: {column: gold, as: text}}
+num_fewshot: 2
+scoring: plain
+forms:
+  plain:
+    question: "{{ q }}\\n"
+    continuations: choices
+    delimiter: "> "
+    shot_separator: "|"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., list[PromptedSample]]:
+    def _own(task: str = TASK, num_fewshot: int = 2) -> list[PromptedSample]:
+        path = tmp_path / "own.yaml"
+        path.write_text(task)
+        (tmp_path / "own.csv").write_text("q,a,b,gold\n1?,x,y,x\n2?,x,y,y\n3?,x,y,x\n4?,x,y,x\n")
+        loaded = load_task(str(path))
+        return build_prompts(
+            loaded, "plain", load_rows(loaded, use_of(str(path), num_fewshot=num_fewshot)), num_fewshot
+        )
+
+    return _own
+
+
+def test_a_sample_is_never_its_own_shot(own: Callable[..., list[PromptedSample]]) -> None:
+    prompts = [item.requests[0].prompt for item in own()]
+    assert [prompt.text for prompt in prompts] == [
+        "2?\n> y|3?\n> x|1?\n",
+        "1?\n> x|3?\n> x|2?\n",
+        "1?\n> x|2?\n> y|3?\n",
+        "1?\n> x|2?\n> y|4?\n",
+    ]
+    assert prompts[2].shots is prompts[3].shots
+
+
+def test_too_few_shots_are_an_error(own: Callable[..., list[PromptedSample]], mmlu_folder: Path) -> None:
+    with pytest.raises(PlanError, match="num_fewshot is 4, but task own has 3 shots for sample 0"):
+        own(num_fewshot=4)
+    with pytest.raises(PlanError, match="num_fewshot is 8, but subject 'college_sea' of task mmlu has 7 shots"):
+        build(mmlu_folder, "letter", 8)
+
+
+@pytest.mark.parametrize("template", ["{{ choices[2] }}", "{{ q.strip(1) }}", "{{ 1 // 0 }}", "{{ q.__class__ }}"])
+def test_a_template_that_fails_on_a_row_names_file_key_and_sample(
+    own: Callable[..., list[PromptedSample]], template: str
+) -> None:
+    with pytest.raises(TaskError, match=r"own\.yaml: forms\.plain\.question: fails on sample 0: .*") as caught:
+        own(TASK.replace("{{ q }}", template), num_fewshot=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_prompt_hash_sees_each_text(own: Callable[..., list[PromptedSample]]) -> None:
+    variants = [
+        TASK,
+        TASK.replace('"> "', '">"'),
+        TASK.replace("{{ q }}", "{{ q }} "),
+        TASK.replace("continuations: choices", "continuations: labels"),
+        TASK.replace('"|"', '"||"'),
+        TASK.replace("  plain:\n", '  plain:\n    description: "!"\n'),
+    ]
+    assert len({prompt_hash(own(variant)) for variant in variants}) == len(variants)
+    assert prompt_hash(own()) == prompt_hash(own())
+
+
+def test_the_prompt_hash_sees_where_a_context_ends(own: Callable[..., list[PromptedSample]]) -> None:
+    earlier = own(num_fewshot=0)
+    later = own(TASK.replace('\\n"\n', '\\n>"\n').replace('"> "', '" "'), num_fewshot=0)
+    texts = [
+        [item.requests[0].prompt.text + item.requests[0].continuation for item in each] for each in (earlier, later)
+    ]
+    assert texts[0] == texts[1]
+    assert prompt_hash(earlier) != prompt_hash(later)
+
+
+def test_all_mmlu_prompts_are_built_in_seconds() -> None:
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("STEELYARD_DATA", default)) / "mmlu"
+    if not folder.is_dir():
+        pytest.skip("needs MMLU in the original layout: set STEELYARD_DATA to a folder with mmlu/ in it")
+    task = load_task("mmlu")
+    dataset = load_rows(task, use_of("mmlu", data_dir=str(folder)))
+    start_s = time.perf_counter()
+    prompted = build_prompts(task, "letter", dataset, 5)
+    assert time.perf_counter() - start_s < 4  # 0.5 s on a quiet machine
+    assert len(prompted) == 14042
+    assert len({id(item.requests[0].prompt.shots) for item in prompted}) == 57
