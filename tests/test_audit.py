@@ -104,7 +104,7 @@ def test_a_letter_that_is_right_too_often_is_found(task: Task) -> None:
 
 def test_a_lopsided_subject_is_found_in_a_balanced_task(task: Task) -> None:
     samples = [sample(number, "sea", 0) for number in range(20)]
-    samples += [sample(number + 100, f"other{number % 6}", 1 + number % 3) for number in range(60)]
+    samples += [sample(number + 100, f"other{number % 6}", 1 + number // 6 % 3) for number in range(60)]
     shots = dict.fromkeys((item.subject for item in samples), dataset([]).shots["sea"])
     messages = [finding.message for finding in found(task, dataset(samples, shots), "gold balance")]
     assert messages == ["subject sea: A is right in 20 of 20 questions, 5 expected"]
