@@ -203,9 +203,10 @@ def summarise(
         for subject, leaf in leaves.items():
             parts["groups"].setdefault(subject, {})[name] = asdict(leaf)
         for category, members in (categories or {}).items():
-            inside = [leaves[subject] for subject in sorted(members) if subject in leaves]
+            inside = [subject for subject in sorted(members) if subject in leaves]
             if inside:
-                parts["categories"].setdefault(category, {})[name] = asdict(_pool(inside))
+                part = parts["categories"].setdefault(category, {"subjects": inside})
+                part[name] = asdict(_pool([leaves[subject] for subject in inside]))
     return parts
 
 

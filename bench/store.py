@@ -10,6 +10,7 @@ So a run may be killed at any moment, and the same command continues it. `result
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -220,6 +221,15 @@ class Run:
     info: dict[str, Any]
     scores: tuple[Score, ...]
     problems: tuple[str, ...]
+
+    def score_of(self, sample_id: str) -> Score:
+        """The score of one sample; RunFolderError with the nearest id if there is none of that id."""
+        for score in self.scores:
+            if score.id == sample_id:
+                return score
+        near = difflib.get_close_matches(sample_id, [score.id for score in self.scores], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RunFolderError(f"{self.path} has no sample {sample_id!r} among {len(self.scores)}{hint}")
 
 
 def read_run(path: Path, *, with_scores: bool = True) -> Run:

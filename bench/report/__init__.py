@@ -1,0 +1,1 @@
+"""From run folders to text: tables of runs, one run in full, one sample in full."""

@@ -1,0 +1,94 @@
+"""One sample in full: what the model said of each choice, what was predicted, what is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from bench.metrics import length_normalised
+from bench.records import Score
+from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
+from bench.report.text import LABEL_WIDTH, Screen, count, hanging, one_line, percent, plural, printable
+
+
+def render_sample(score: Score, screen: Screen, *, choices: Sequence[str] = (), prompt: str | None = None) -> str:
+    """One sample's score: each choice's loglikelihood, what was predicted and what is right.
+
+    Args:
+        score: the sample's line of the journal.
+        screen: where this goes.
+        choices: the choices' texts, in order; without them they are numbered only.
+        prompt: the context that was scored, shown below.
+    """
+    lines = [Text.assemble((one_line(score.id), "bold"), f" · {_verdict(score)}")]
+    lines += [Text(), *_choice_table(score, choices, screen)] if score.loglikelihoods else []
+    facts = [
+        ("subject", score.subject),
+        ("error", score.error),
+        ("tie", "the two best loglikelihoods are equal; the first is taken" if score.tie else None),
+        ("shortened", _shortening(score) if score.truncated else None),
+        ("prompt hash", score.prompt_hash),
+    ]
+    lines.append(Text())
+    for label, text in facts:
+        if text:
+            lines += hanging(screen, Text(f"{label:{LABEL_WIDTH}}", "cyan"), Text(one_line(text)))
+    if prompt is not None:
+        lines += [Text(), Text(f"prompt, {count(len(prompt))} characters", "cyan"), Text("─" * screen.width, "dim")]
+        lines += [Text(line) for line in printable(prompt).split("\n")]
+        lines.append(Text("─" * screen.width, "dim"))
+    return screen.render(lines)
+
+
+def _verdict(score: Score) -> str:
+    if score.error is not None:
+        return "no score, because of an error"
+    acc, acc_norm = ("right" if is_right else "wrong" for is_right in (score.correct, score.correct_norm))
+    return acc if acc == acc_norm else f"{acc} by acc, {acc_norm} by acc_norm"
+
+
+def _choice_table(score: Score, choices: Sequence[str], screen: Screen) -> list[Text]:
+    total = math.log(sum(math.exp(value - max(score.loglikelihoods)) for value in score.loglikelihoods))
+    shares = [math.exp(value - max(score.loglikelihoods) - total) for value in score.loglikelihoods]
+    norms = length_normalised(score.loglikelihoods, score.num_choice_chars)
+    numbers = range(len(score.loglikelihoods))
+    texts = [one_line(text) for text in choices] if len(choices) == len(numbers) else [""] * len(numbers)
+    marks = [_marks(score, index) for index in numbers]
+    columns, _ = fit(
+        [
+            Column("choice", tuple(f"{_letter(i)}  {text}".rstrip() for i, text in enumerate(texts)), 0, False),
+            Column("loglikelihood", tuple(f"{value:.4f}" for value in score.loglikelihoods), style="bold"),
+            Column("share %", tuple(percent(share, 1) for share in shares), 3),
+            Column("per character", tuple(f"{value:.4f}" for value in norms), 2),
+            Column("greedy", tuple("yes" if greedy else "no" for greedy in score.is_greedy), 4),
+            Column("", tuple(marks), 0, False, "yellow"),
+        ],
+        screen.width,
+    )
+    lines = [draw_titles(columns), draw_rule(columns), *(draw_row(columns, index) for index in numbers)]
+    if any("…" in cell and "…" not in text for cell, text in zip(columns[0].cells, texts, strict=True)):
+        lines.append(Text())
+        for index, text in enumerate(texts):
+            lines += hanging(screen, Text(f"{_letter(index)}  "), Text(text))
+    return lines
+
+
+def _marks(score: Score, index: int) -> str:
+    marks = ["right"] if index == score.gold else []
+    if index == score.prediction:
+        marks.append("predicted" if score.prediction == score.prediction_norm else "predicted (acc)")
+    elif index == score.prediction_norm:
+        marks.append("predicted (acc_norm)")
+    return "← " + ", ".join(marks) if marks else ""
+
+
+def _shortening(score: Score) -> str:
+    if score.num_shots_dropped:
+        return f"{plural(score.num_shots_dropped, 'shot')} left out to fit the model's context"
+    return "tokens were cut from the left to fit the model's context"
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
