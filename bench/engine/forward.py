@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +45,9 @@ class Forward(Protocol):
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them."""
 
+    def plain(self) -> AbstractContextManager[Any]:
+        """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
+
 
 class PackedForward:
     """Every distinct token once: the pack is one row without padding, attention follows the tree."""
@@ -53,6 +58,7 @@ class PackedForward:
         self._backend, self._dense_limit = BACKENDS[attention]
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
+        self._own_attention = model.config._attn_implementation
         model.set_attn_implementation(interface.NAME)
 
     def start(self, plan: Plan) -> None:
@@ -75,6 +81,21 @@ class PackedForward:
             )
         logits: torch.Tensor = output.logits
         return logits
+
+
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
+        self._head.rows = None
+        self.restore()
+        try:
+            yield self._model
+        finally:
+            self._model.set_attn_implementation(interface.NAME)
+
+    def restore(self) -> None:
+        """Give the model its own attention back."""
+        self._model.set_attn_implementation(self._own_attention)
 
 
 class PrefixCacheForward:
@@ -113,6 +134,12 @@ class PrefixCacheForward:
             logits = self._batch(pack, batch, wanted, keeps=False)
             found.update(zip(wanted, logits, strict=True))
         return torch.stack([found[place] for place in pack.rows.tolist()])
+
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
+        self._head.rows = None
+        yield self._model
 
     def _batch(
         self, pack: Pack, paths: list[list[int]], wanted: dict[int, tuple[int, int]], *, keeps: bool

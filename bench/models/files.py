@@ -57,6 +57,13 @@ def locate(spec: ModelSpec) -> ModelFiles:
     return ModelFiles(folder, commit, f"{spec.source}@{commit}")
 
 
+def cache_folder() -> Path:
+    """Where converted models are kept."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("steelyard")) / "models"
+
+
 def _check_folder(folder: Path, spec: ModelSpec) -> None:
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names:
@@ -115,9 +122,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _embedded_folder() -> Path:
     """The embedded SmolLM2-135M-Instruct as safetensors, converted once into the user's cache."""
-    import platformdirs
-
-    cached = Path(platformdirs.user_cache_dir("steelyard")) / "models" / _EMBEDDED_REVISION
+    cached = cache_folder() / _EMBEDDED_REVISION
     if (cached / "model.safetensors").is_file():
         return cached
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)

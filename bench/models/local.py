@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,29 +18,12 @@ transformers.utils.is_scipy_available = lambda: False
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model in memory.
-
-    Attributes:
-        model: the transformers model, in evaluation mode, on its device.
-        tokenizer: its tokenizer.
-        max_length: most tokens it takes.
-    """
-
-    model: Any
-    tokenizer: Any
-    max_length: int
-
-    @property
-    def num_parameters(self) -> int:
-        """All parameters, shared ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 def choose_device(name: str) -> torch.device:
@@ -114,16 +94,6 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
     return model.to(device).eval()
 
 
-def load(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Load weights and tokenizer, side by side."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    with ThreadPoolExecutor(1) as pool:
-        tokenizer = pool.submit(load_tokenizer, spec, files)
-        model = load_model(spec, files, config, device, dtype)
-        return LoadedModel(model, tokenizer.result(), resolve_max_length(config, tokenizer.result()))
-
-
 def resolve_max_length(config: Any, tokenizer: Any) -> int:
     """Most tokens a model takes, by lm-evaluation-harness's rule.
 
@@ -152,8 +122,3 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("steelyard")) / "models"

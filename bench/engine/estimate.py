@@ -1,0 +1,87 @@
+"""How much arithmetic a job is: floating-point operations of a plan, from the model's shapes.
+
+    weights     2 × multiplied parameters × distinct tokens
+    attention   4 × layers × query heads × head size × (token, visible token) pairs
+    head        2 × hidden size × vocabulary × rows of logits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.engine.pack import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Floating-point operations of a job, by kind."""
+
+    weights: int
+    attention: int
+    head: int
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(self.weights + other.weights, self.attention + other.attention, self.head + other.head)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.attention + self.head
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one token, one query-key pair and one row of logits cost in floating-point operations."""
+
+    per_token: int
+    per_pair: int
+    per_row: int
+
+    def of(self, packs: Iterable[Pack]) -> Flops:
+        """Sum over packs."""
+        tokens = pairs = rows = 0
+        for pack in packs:
+            tokens += len(pack.tokens)
+            pairs += pack.num_context
+            rows += len(pack.rows)
+        return Flops(tokens * self.per_token, pairs * self.per_pair, rows * self.per_row)
+
+
+def model_cost(model: Any, config: Any) -> Cost:
+    """Derive the cost from a model (weights may be on the meta device) and its configuration."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Cost(
+        per_token=2 * round(sum(_multiplied(name, weight, text) for name, weight in _weights(model))),
+        per_pair=4 * text.num_hidden_layers * heads * head_size,
+        per_row=2 * text.hidden_size * text.vocab_size,
+    )
+
+
+def block_shapes(model: Any) -> list[tuple[int, int]]:
+    """Shapes (out, in) of the weights of the first repeated block, for measuring the rate of matrix products."""
+    matrices = [(name, weight) for name, weight in _weights(model) if weight.ndim == 2]
+    first = [tuple(weight.shape) for name, weight in matrices if ".0." in name]
+    return [(rows, columns) for rows, columns in first or [tuple(weight.shape) for _, weight in matrices]]
+
+
+def _weights(model: Any) -> list[tuple[str, Any]]:
+    """The parameters every token is multiplied with: matrices outside the embeddings."""
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    positions = ("wpe", "position_embedding", "embed_positions")
+    return [
+        (name, weight)
+        for name, weight in model.named_parameters()
+        if weight.ndim >= 2 and id(weight) not in embeddings and not any(part in name for part in positions)
+    ]
+
+
+def _multiplied(name: str, weight: Any, config: Any) -> float:
+    """How many of a weight's numbers a token meets: of a mixture's experts, only those it is sent to."""
+    num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    if num_experts and ".experts." in name:
+        return float(weight.numel() * config.num_experts_per_tok / num_experts)
+    return float(weight.numel())

@@ -1,0 +1,67 @@
+"""One task as a plan asks for it, ready to be put to any model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bench.config import TaskSpec
+from bench.dataset import Dataset, load_rows
+from bench.prompts import build_prompts, prompt_hash
+from bench.records import PromptedSample
+from bench.task import Form, Task, load_task
+
+
+@dataclass
+class Job:
+    """A task, its rows and its prompts; the same for every model."""
+
+    spec: TaskSpec
+    task: Task
+    dataset: Dataset
+    samples: tuple[PromptedSample, ...]
+
+    @property
+    def form(self) -> Form:
+        """How the questions are put."""
+        return self.task.forms[self.spec.scoring]
+
+    @cached_property
+    def prompt_hash(self) -> str:
+        """Equal if and only if all prompts are."""
+        return prompt_hash(self.samples)
+
+    def describe(self) -> dict[str, Any]:
+        """The part `task` of run.json."""
+        return {
+            "name": self.task.name,
+            "version": self.task.version,
+            "title": self.task.title,
+            "licence": self.task.licence,
+            "scoring": self.spec.scoring,
+            "num_fewshot": self.spec.num_fewshot,
+            "num_samples": len(self.samples),
+            "num_available": self.dataset.num_available,
+            "limit": self.spec.limit,
+            "subjects": None if self.spec.subjects is None else list(self.spec.subjects),
+            "headline": self.form.metric,
+            "data": {
+                "origin": self.dataset.origin,
+                "revision": self.dataset.revision,
+                "sha256": self.dataset.checksum,
+            },
+            "prompt_hash": self.prompt_hash,
+        }
+
+
+def prepare_job(spec: TaskSpec) -> Job:
+    """Load a task's rows and build its prompts.
+
+    Raises:
+        DataMissingError: the rows are not at hand.
+        TaskError, DataError, PlanError: something in the task, its rows or the plan is wrong.
+    """
+    task = load_task(spec.task)
+    dataset = load_rows(task, spec)
+    return Job(spec, task, dataset, tuple(build_prompts(task, spec.scoring, dataset, spec.num_fewshot)))

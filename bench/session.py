@@ -1,0 +1,229 @@
+"""One model's time on the machine: found, loaded when first needed, checked, measured."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from bench.config import EngineSpec, ModelSpec
+from bench.engine.allocator import keep_freed_memory
+from bench.engine.encode import Encoder, EncodingRules
+from bench.engine.estimate import Cost, block_shapes, model_cost
+from bench.engine.forward import PACKED_MODEL_TYPES, Forward, PackedForward, PrefixCacheForward
+from bench.engine.pack import Budget, TokenRequest
+from bench.engine.scorer import Scorer
+from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests
+from bench.errors import ModelInputError, ModelLoadError
+from bench.models.files import ModelFiles, locate
+from bench.models.local import (
+    build_skeleton,
+    choose_device,
+    choose_dtype,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_max_length,
+)
+from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes
+from bench.telemetry.matmul import MatmulProbe
+
+log = logging.getLogger(__name__)
+
+_CPU_TOKENS = 2048  # larger packs fall out of the caches, smaller ones starve the matrix products
+_CUDA_MAX_TOKENS = 16384
+_ROW_BYTES = 64 << 20  # logits of one pack
+_SHARE_OF_FREE_MEMORY = 0.6
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds spent on a model before its first pack."""
+
+    load_s: float = 0.0
+    self_check_s: float = 0.0
+
+
+class Session:
+    """A model of the plan, from its files to its scorer.
+
+    Opening one finds the files and settles device and dtype; weights are loaded when `scorer` is first asked for.
+
+    Raises:
+        ModelInputError: the plan says something of the model that cannot be followed.
+        ModelLoadError: the model cannot be had or loaded.
+    """
+
+    def __init__(self, spec: ModelSpec, engine: EngineSpec) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.timing = Timing()
+        self.notes: list[str] = []
+        began = time.perf_counter()
+        self.device = choose_device(spec.device)
+        self.files: ModelFiles = locate(spec)
+        self.config = load_config(spec, self.files)
+        self.dtype = choose_dtype(spec.dtype, self.device, self.config)
+        self.self_check: SelfCheck | None = None
+        self._scorer: Scorer | None = None
+        self.timing.load_s = time.perf_counter() - began
+        if self.config.is_encoder_decoder:
+            raise ModelInputError(f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model")
+
+    @property
+    def dtype_name(self) -> str:
+        """`float32`, `bfloat16` or `float16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return load_tokenizer(self.spec, self.files)
+
+    @cached_property
+    def max_length(self) -> int:
+        """Most tokens of an input: the plan's, else the model's."""
+        own = resolve_max_length(self.config, self.tokenizer)
+        if self.engine.max_length == "auto":
+            return own
+        if self.engine.max_length > own:
+            raise ModelInputError(f"engine.max_length {self.engine.max_length} exceeds the {own} of model {self.spec.name}")
+        return self.engine.max_length
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder for this model's tokenizer and the plan's rules."""
+        return Encoder(self.tokenizer, EncodingRules(self.max_length, self.engine.bos, self.engine.overlong))
+
+    @cached_property
+    def skeleton(self) -> Any:
+        """The model without weights, for counting."""
+        return build_skeleton(self.config)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What a token, a pair and a row of logits cost."""
+        return model_cost(self.skeleton, self.config)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Parameters, shared ones once."""
+        return sum(parameter.numel() for parameter in self.skeleton.parameters())
+
+    @cached_property
+    def model(self) -> Any:
+        """The transformers model, in memory, on its device."""
+        began = time.perf_counter()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
+        self.timing.load_s += time.perf_counter() - began
+        log.info("loaded %s (%s on %s) in %.1f s", self.spec.name, self.dtype_name, self.device, self.timing.load_s)
+        return model
+
+    def load(self) -> None:
+        """Load the weights now rather than when they are first used."""
+        _ = self.model
+
+    def choose_budget(self, remembered: tuple[int, int] | None) -> Budget:
+        """Tokens and rows of a pack: the plan's, else those an earlier sitting of the run chose, else by memory."""
+        rows = max(64, _ROW_BYTES // (4 * self.config.get_text_config().vocab_size))
+        if self.engine.max_batch_tokens != "auto":
+            return Budget(self.engine.max_batch_tokens, rows)
+        if remembered is not None:
+            return Budget(*remembered)
+        text = self.config.get_text_config()
+        wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide)
+        if self.device.type == "cuda":
+            free, most = torch.cuda.mem_get_info(self.device)[0], _CUDA_MAX_TOKENS
+        else:
+            free, most = available_memory_bytes(), _CPU_TOKENS
+        return Budget(max(64, min(most, int(free * _SHARE_OF_FREE_MEMORY) // bytes_per_token)), rows)
+
+    def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:
+        """The model's scorer, checked on a few of `requests` when it is made."""
+        if self._scorer is None:
+            began = time.perf_counter()
+            self._scorer = Scorer(self._checked_forward(choose_requests(requests), budget), budget)
+            self.timing.self_check_s = time.perf_counter() - began
+        self._scorer.budget = budget
+        return self._scorer
+
+    def probe(self, num_tokens: int) -> MatmulProbe:
+        """A probe of this machine's rate of matrix products, in the model's shapes and dtype."""
+        return MatmulProbe(block_shapes(self.model), num_tokens, self.dtype, self.device)
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory held so far: on the GPU what torch allocated there, else the process's."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return peak_rss_bytes()
+
+    def describe_engine(self) -> dict[str, Any]:
+        """What to record of how requests were scored."""
+        check = self.self_check
+        return {
+            "path": "prefix_cache" if self.attention == "prefix_cache" else "packed",
+            "attention": self.attention,
+            "device": str(self.device),
+            "num_threads": torch.get_num_threads(),
+            "max_length": self.max_length,
+            "num_out_of_memory": self._scorer.num_halvings if self._scorer else 0,
+            "self_check": None
+            if check is None
+            else {"max_difference": check.max_difference, "tolerance": check.tolerance},
+        }
+
+    @cached_property
+    def attention(self) -> str:
+        """The attention backend in use, or `prefix_cache` for the way that needs none."""
+        wanted, model_type = self.engine.attention, self.config.get_text_config().model_type
+        is_half_on_cuda = self.device.type == "cuda" and self.dtype in (torch.float16, torch.bfloat16)
+        if wanted == "varlen" and not is_half_on_cuda:
+            raise ModelInputError("engine.attention varlen needs CUDA and bfloat16 or float16; use auto")
+        if wanted == "sdpa" and self.device.type != "cpu":
+            raise ModelInputError("engine.attention sdpa is the CPU backend; use auto")
+        if wanted not in ("auto", "prefix_cache") and model_type not in PACKED_MODEL_TYPES:
+            raise ModelInputError(f"engine.attention {wanted} does not serve {model_type} models; use auto")
+        if wanted != "auto":
+            return wanted
+        if model_type not in PACKED_MODEL_TYPES:
+            self.notes.append(f"{model_type} is scored the slower way, with a repeated prefix cache")
+            return "prefix_cache"
+        if self.device.type == "cpu":
+            return "sdpa"
+        return "varlen" if is_half_on_cuda else "reference"
+
+    def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget) -> Forward:
+        model = self.model
+        if self.attention != "prefix_cache":
+            packed = PackedForward(model, self.attention)
+            self.self_check = check_forward(packed, requests, self.dtype_name)
+            if self.self_check.is_passed:
+                packed.num_forwarded = 0
+                return packed
+            reason = f"packed scoring differs from plain scoring by {self.self_check.max_difference:.2g} a token"
+            if self.engine.attention != "auto":
+                raise ModelLoadError(f"model {self.spec.name}: {reason}; use engine.attention auto")
+            self.notes.append(f"{reason}; scored the slower way, with a repeated prefix cache")
+            log.warning(self.notes[-1])
+            packed.restore()
+            self.attention = "prefix_cache"
+        fallback = PrefixCacheForward(model, budget.tokens)
+        self.self_check = check_forward(fallback, requests, self.dtype_name)
+        if not self.self_check.is_passed:
+            raise ModelLoadError(
+                f"model {self.spec.name} ({self.config.model_type}): scores with a shared prefix differ from plain ones "
+                f"by {self.self_check.max_difference:.2g} a token, so it cannot be scored here"
+            )
+        fallback.num_forwarded = 0
+        return fallback
+

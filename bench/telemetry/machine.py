@@ -1,0 +1,102 @@
+"""The machine and the software a number was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import bench
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "datasets", "lm-eval", "safetensors")
+
+
+def describe_environment() -> dict[str, Any]:
+    """What to record beside every number: software versions, processor, memory, GPUs, commit."""
+    return {
+        "steelyard": bench.__version__,
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): package_version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": memory_bytes(),
+        **_gpus(),
+        **_commit(),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a package, None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory_bytes() -> int:
+    """Memory that a process can still get."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return memory_bytes() // 2
+
+
+def peak_rss_bytes() -> int:
+    """Most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _gpus() -> dict[str, Any]:
+    """Names of the GPUs and the driver's version, through NVML; empty without."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return {"gpu": None, "driver": None}
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+        return {"gpu": ", ".join(names) or None, "driver": pynvml.nvmlSystemGetDriverVersion()}
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _commit() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout the package runs from; None where it is not a checkout."""
+    root = Path(bench.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return {"commit": None, "is_dirty": None}
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "is_dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "is_dirty": None}

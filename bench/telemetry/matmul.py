@@ -1,0 +1,78 @@
+"""The rate of matrix products: what the floor is measured against.
+
+Scoring a transformer is matrix products and little else, so the time a job cannot go below on this machine is its
+floating-point operations divided by the rate at which this machine multiplies matrices of the model's own shapes in
+the model's own dtype. That rate is measured here, in the process that scores, before, during and after scoring,
+because clocks move and neighbours come and go; the time it takes is not counted as scoring.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+_REPEATS = 3
+_EVERY_S = 4.0
+
+
+@dataclass(slots=True)
+class MatmulProbe:
+    """Measures the rate of `x @ W.T` with x (`num_tokens`, in) and W (out, in), for each of `shapes`.
+
+    Attributes:
+        shapes: (out, in) of the weights of one repeated block.
+        num_tokens: rows of x; a typical pack.
+        rates: FLOP/s of each measurement so far.
+        spent_s: time spent measuring.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    num_tokens: int
+    dtype: torch.dtype
+    device: torch.device
+    rates: list[float] = field(default_factory=list)
+    spent_s: float = 0.0
+    _last: float = float("-inf")
+    _operands: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Take one measurement: all shapes once, the best of a few repeats each."""
+        began = time.perf_counter()
+        if not self._operands:
+            self._operands = [self._random(shape) for shape in self.shapes]
+        total = sum(min(self._time(x, weight) for _ in range(_REPEATS)) for x, weight in self._operands)
+        flops = sum(2 * self.num_tokens * rows * columns for rows, columns in self.shapes)
+        self.rates.append(flops / total)
+        self._last = time.perf_counter()
+        self.spent_s += self._last - began
+
+    def measure_sometimes(self) -> None:
+        """Take a measurement if the last one is a few seconds old."""
+        if time.perf_counter() - self._last > _EVERY_S:
+            self.measure()
+
+    @property
+    def flops_per_s(self) -> float:
+        """Median of the measurements."""
+        return statistics.median(self.rates)
+
+    def _random(self, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(self.num_tokens, shape[1], device=self.device, dtype=torch.float32)
+        weight = torch.randn(shape, device=self.device, dtype=torch.float32)
+        return x.to(self.dtype), weight.to(self.dtype)
+
+    def _time(self, x: torch.Tensor, weight: torch.Tensor) -> float:
+        self._synchronize()
+        began = time.perf_counter()
+        with torch.inference_mode():
+            torch.nn.functional.linear(x, weight)
+        self._synchronize()
+        return time.perf_counter() - began
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
