@@ -10,7 +10,6 @@ So a run may be killed at any moment, and the same command continues it. `result
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
@@ -19,7 +18,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from bench.disk import (
@@ -83,6 +81,7 @@ class RunFolder:
         self.done: dict[str, Score] = {}
         self.failed: dict[str, Score] = {}
         self.num_damaged_lines = journal.num_damaged_lines + journal.has_torn_end
+        self._samples_path = path / SAMPLES_FILE
         self._lock_fd: int | None = lock_fd
         self._journal_fd: int | None = None
         self._take(journal.scores)
@@ -155,9 +154,14 @@ class RunFolder:
         self.update({**results, "status": "finished", "samples_sha256": hashlib.sha256(data).hexdigest()})
 
     def fail(self, reason: str) -> None:
-        """Mark the run as failed, for `reason`. Where even that cannot be written it stays marked as running."""
-        with contextlib.suppress(StoreError):
-            self.update({"status": "failed", "reason": reason})
+        """Mark the run as failed, for `reason`.
+
+        A finished run to which nothing was added stays finished. Where the disk refuses even this, the run stays
+        marked as running, which is as true.
+        """
+        if not self.is_finished:
+            with contextlib.suppress(StoreError):
+                self.update({"status": "failed", "reason": reason})
 
     def close(self) -> None:
         """Give the folder back."""
@@ -169,14 +173,8 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _samples_path(self) -> Path:
-        return self.path / SAMPLES_FILE
 
     def _take(self, scores: Iterable[Score]) -> None:
         for key, score in merge(scores).items():
@@ -221,15 +219,6 @@ class Run:
     info: dict[str, Any]
     scores: tuple[Score, ...]
     problems: tuple[str, ...]
-
-    def score_of(self, sample_id: str) -> Score:
-        """The score of one sample; RunFolderError with the nearest id if there is none of that id."""
-        for score in self.scores:
-            if score.id == sample_id:
-                return score
-        near = difflib.get_close_matches(sample_id, [score.id for score in self.scores], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise RunFolderError(f"{self.path} has no sample {sample_id!r} among {len(self.scores)}{hint}")
 
 
 def read_run(path: Path, *, with_scores: bool = True) -> Run:

@@ -187,6 +187,13 @@ def test_a_finished_run_is_left_untouched_until_a_failed_sample_is_tried_again(t
     assert (run.scores, run.info["metrics"], run.info["num_sittings"]) == ((score(0), score(1)), {"acc": 2}, 2)
 
 
+def test_a_finished_run_stays_finished_when_a_later_command_fails_before_adding_to_it(tmp_path):
+    score_all(tmp_path)
+    with open_folder(tmp_path) as folder:
+        folder.fail("the model is gone")
+    assert read_run(tmp_path / "run").info["status"] == "finished"
+
+
 def test_a_finished_run_can_take_a_note(tmp_path):
     score_all(tmp_path)
     with open_folder(tmp_path) as folder:

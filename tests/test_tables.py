@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from bench.errors import RunFolderError
 from bench.metrics import summarise
 from bench.records import Score
-from bench.report.sample import render_sample
+from bench.report.sample import find_score, render_sample
 from bench.report.show import render_run
 from bench.report.tables import render_runs, render_subjects
 from bench.report.text import Screen, count, duration, memory, one_line, pack_items, printable, rate, scaled
@@ -40,7 +41,7 @@ def make_run(name="SmolLM2-135M-Instruct", acc=None, headline="acc", problems=()
             "num_samples": 300, "subjects": [], "headline": headline, "prompt_hash": "ab" * 32,
             "data": {"origin": "tasks/pocket.csv", "revision": None, "sha256": "cd" * 32},
         },
-        "config": {"device": "auto", "batch": {"max_batch_tokens": "auto"}},
+        "config": {"models": [{"name": "tiny", "path": None}], "tasks": [{"limit": 5}, {"limit": 6}], "bos": [1, 2]},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "cpu": "A CPU", "num_threads": 2, "commit": "f" * 40,
                         "is_dirty": True, "memory_bytes": 16 * 2**30, "gpu": None},
         "metrics": {headline: {
@@ -89,6 +90,11 @@ def test_a_block_is_headed_by_everything_that_must_be_equal_in_it():
     text = render_runs([make_run(task__subjects=["a", "b"], task__limit=20, lane="generate")], NARROW)
     assert "pocket · letter · 5-shot · lane generate · 2 subjects · 300 samples · limit 20" in text
     assert "acc, chance 25 %" in " ".join(text.split())
+
+
+def test_a_part_of_the_samples_is_called_so():
+    assert "5-shot · 300 of 14,042 samples · acc" in render_runs([make_run(task__num_available=14042)], WIDE)
+    assert "5-shot · 300 samples · acc" in render_runs([make_run(task__num_available=300)], WIDE)
 
 
 def mixed_runs():
@@ -260,7 +266,8 @@ def test_a_run_is_shown_with_its_provenance():
         "revision r1 · 134.5 M parameters · float32",
         "tasks/pocket.csv · sha256 cdcdcdcdcdcdcdcd",
         "hash abababababababab",
-        "device auto · batch.max_batch_tokens auto",
+        "settings models.name tiny · tasks.1.limit 5 · tasks.2.limit 6 · bos 1, 2",
+        "python 3.11.7 · torch 2.13.0",
         "1,234,567 logical · 123,456 distinct (10.0 times fewer) · 125,000 forwarded (1.3 % more)",
         "1,200 in 300 sequences · 31 packs of at most 4,096 tokens",
         "load 1.2 s · score 43.1 s · total 46.2 s · self check 1.0 s · over 3 sittings",
@@ -306,6 +313,13 @@ def test_a_sample_shows_each_choice_the_prediction_and_what_is_right():
     assert "←" not in rows["A"]
     assert text.splitlines()[0] == "law/3 · wrong"
     assert "Question?\nAnswer:" in text
+
+
+def test_a_sample_is_found_by_its_id_or_the_nearest_one_is_named():
+    run = make_run(run_scores=scores())
+    assert find_score(run, "q/17") == scores()[17]
+    with pytest.raises(RunFolderError, match=r"run has no sample 'q/170' among 100; did you mean 'q/\d+'\?"):
+        find_score(run, "q/170")
 
 
 def test_a_sample_says_when_acc_and_acc_norm_disagree_and_what_was_cut():

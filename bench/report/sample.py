@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 
 from rich.text import Text
 
+from bench.errors import RunFolderError
 from bench.metrics import length_normalised
 from bench.records import Score
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.text import LABEL_WIDTH, Screen, count, hanging, one_line, percent, plural, printable
+from bench.store import Run
+
+
+def find_score(run: Run, sample_id: str) -> Score:
+    """The score of one sample; RunFolderError with the nearest id if there is none of that id."""
+    scores = {score.id: score for score in run.scores}
+    if sample_id in scores:
+        return scores[sample_id]
+    near = difflib.get_close_matches(sample_id, scores, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise RunFolderError(f"{run.path} has no sample {sample_id!r} among {len(scores)}{hint}")
 
 
 def render_sample(score: Score, screen: Screen, *, choices: Sequence[str] = (), prompt: str | None = None) -> str:

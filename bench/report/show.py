@@ -142,24 +142,27 @@ def _floor(floor: Mapping[str, Any], seconds: float | None) -> str | None:
     )
 
 
+_MACHINE_KEYS = ("gpu", "driver", "cpu", "num_threads", "num_cpus", "platform", "memory_bytes", "commit", "is_dirty")
+
+
 def _where(run: Run) -> Iterator[tuple[str, str | None]]:
     place: Mapping[str, Any] = run.info.get("environment") or {}
     commit = _labelled("commit", place.get("commit"), 12)
+    dirty = " with uncommitted changes" if place.get("is_dirty") else ""
     started, finished = run.info.get("started_at"), run.info.get("finished_at")
     facts = {
         "machine": _joined(
             place.get("gpu"),
             _labelled("driver", place.get("driver")),
             place.get("cpu"),
+            plural(place["num_cpus"], "core") if place.get("num_cpus") else None,
             plural(place["num_threads"], "thread") if place.get("num_threads") else None,
             place.get("platform"),
         ),
         "software": _joined(
             _labelled("Steelyard", run.info.get("steelyard_version")),
-            commit and commit + (" with uncommitted changes" if place.get("is_dirty") else ""),
-            _labelled("Python", place.get("python")),
-            _labelled("torch", place.get("torch")),
-            _labelled("transformers", place.get("transformers")),
+            *_flat({key: value for key, value in place.items() if key not in _MACHINE_KEYS}),
+            commit and commit + dirty,
         ),
         "when": started and (f"{started} to {finished}" if finished else f"since {started}"),
     }
@@ -209,9 +212,14 @@ def _joined(*parts: object) -> str:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`key value` for every leaf of a nested mapping."""
+    """`key value` for every leaf of nested mappings and lists; what is None or empty is left out."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{key}.")
+        elif isinstance(inner, list) and any(isinstance(item, Mapping) for item in inner):
+            names = [key] if len(inner) == 1 else [f"{key}.{number}" for number in range(1, len(inner) + 1)]
+            yield from _flat(dict(zip(names, inner, strict=True)), prefix)
+        elif isinstance(inner, list):
+            yield from [f"{prefix}{key} {', '.join(map(str, inner))}"] if inner else []
         elif inner is not None:
             yield f"{prefix}{key} {inner}"

@@ -116,10 +116,16 @@ def describe_task(run: Run) -> str:
         f"{task['num_fewshot']}-shot" if "num_fewshot" in task else None,
         f"lane {lane}" if lane != "likelihood" else None,
         (f"{len(subjects)} subjects" if len(subjects) > 1 else subjects[0]) if subjects else None,
-        f"{count(task['num_samples'])} samples" if "num_samples" in task else None,
+        _how_many(task.get("num_samples"), task.get("num_available")),
         f"limit {task['limit']}" if task.get("limit") else None,
     ]
     return one_line(" · ".join(str(part) for part in parts if part))
+
+
+def _how_many(num_samples: int | None, num_available: int | None) -> str | None:
+    if num_samples is None or num_available in (None, num_samples):
+        return None if num_samples is None else plural(num_samples, "sample")
+    return f"{count(num_samples)} of {plural(num_available, 'sample')}"
 
 
 def _score_cells(runs: Iterable[Run]) -> tuple[list[str], list[str]]:
@@ -230,7 +236,9 @@ def _remarks(run: Run) -> list[str]:
     if limit:
         remarks.append(f"partial: scored under limit {limit}, not comparable with a whole run")
     if num_failed := metric.get("num_failed"):
-        remarks.append(f"{plural(num_failed, 'sample')} failed, left out of every average; `bench show` names the errors")
+        remarks.append(
+            f"{plural(num_failed, 'sample')} failed, left out of every average; `bench show` names the errors"
+        )
     if num_truncated := metric.get("num_truncated"):
         num_fewer = metric.get("num_fewer_shots") or 0
         how = f", {count(num_fewer)} of them by leaving out whole shots" if num_fewer else ""
