@@ -16,8 +16,8 @@ from bench.config import TaskSpec
 from bench.dataset import load_rows
 from bench.errors import PlanError, TaskError
 from bench.prompts import build_prompts, prompt_hash
-from bench.records import PromptedSample
-from bench.task import load_task
+from bench.records import Prompt, PromptedSample, Request, Sample
+from bench.task import TASKS_DIR, Columns, Files, Form, Gold, Source, Task, load_task
 
 # Rows with all that a template, a CSV file or a careless strip() could change.
 QUESTIONS = [
@@ -215,14 +215,44 @@ def test_the_prompt_hash_sees_each_text(own: Callable[..., list[PromptedSample]]
     assert prompt_hash(own()) == prompt_hash(own())
 
 
-def test_the_prompt_hash_sees_where_a_context_ends(own: Callable[..., list[PromptedSample]]) -> None:
-    earlier = own(num_fewshot=0)
-    later = own(TASK.replace('\\n"\n', '\\n>"\n').replace('"> "', '" "'), num_fewshot=0)
-    texts = [
-        [item.requests[0].prompt.text + item.requests[0].continuation for item in each] for each in (earlier, later)
+def test_the_prompt_hash_sees_where_texts_end() -> None:
+    def prompted(context: str, *continuations: str) -> list[PromptedSample]:
+        prompt = Prompt("", (), context)
+        return [PromptedSample(Sample("", "", (), 0, {}), tuple(Request(prompt, text) for text in continuations))]
+
+    cuts = [
+        prompted("ab", "c", "d"),
+        prompted("a", "bc", "d"),
+        prompted("ab", "cd"),
+        prompted("ab", "c") + prompted("d", ""),
     ]
-    assert texts[0] == texts[1]
-    assert prompt_hash(earlier) != prompt_hash(later)
+    assert len({prompt_hash(cut) for cut in cuts}) == len(cuts)
+
+
+def test_the_documented_example_works_as_it_stands(tmp_path: Path) -> None:
+    readme = (TASKS_DIR / "README.md").read_text(encoding="utf-8")
+    for suffix in ("csv", "yaml"):
+        block = readme.split(f"```{suffix}\n")[1].split("```")[0]
+        (tmp_path / f"birds.{suffix}").write_text(block, encoding="utf-8")
+    path = str(tmp_path / "birds.yaml")
+    task, use = load_task(path), use_of(path)
+    letter = build_prompts(task, use.scoring, load_rows(task, use), use.num_fewshot)
+    assert letter[1].requests[0].prompt.text == (
+        "Questions about the song of birds.\n\n"
+        "Which bird sings at night?\nA. Nightingale\nB. Eagle\nC. Swan\nAnswer: A\n\n"
+        "Which bird copies speech?\nA. Sparrow\nB. Parrot\nC. Owl\nAnswer:"
+    )
+    cloze = build_prompts(task, "cloze", load_rows(task, use), 0)
+    assert cloze[3].requests[0].prompt.text == "Question: Which bird hovers?\nAnswer:"
+    assert [request.continuation for request in cloze[3].requests] == [" Hummingbird", " Goose", " Stork"]
+
+
+def test_every_key_of_the_schema_is_documented() -> None:
+    readme = (TASKS_DIR / "README.md").read_text(encoding="utf-8")
+    for model in (Task, Source, Files, Columns, Gold, Form):
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            assert f"`{key}`" in readme or f"{key}: " in readme, f"{model.__name__}.{key}"
 
 
 def test_all_mmlu_prompts_are_built_in_seconds() -> None:
