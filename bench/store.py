@@ -122,6 +122,8 @@ class RunFolder:
         Raises:
             StoreError: they could not be written; none of them counts as done.
         """
+        if not scores:
+            return
         if self.is_finished:
             self._start_sitting()
         if self._journal_fd is None:
@@ -261,11 +263,10 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def _merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
+    merged = {**old, **changes}
     for key, value in changes.items():
-        known = merged.get(key)
-        both = isinstance(known, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(known, value) if both else value  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping):
+            merged[key] = _merged(old[key], value)
     return merged
 
 
@@ -277,9 +278,9 @@ def _read_or_start(path: Path, identity: str, header: Mapping[str, Any]) -> tupl
         return {"schema_version": SCHEMA_VERSION, "status": "running", "identity": identity, **header}, Journal()
     info = _read_info(path)
     if info.get("identity") != identity:
+        held = str(info.get("identity"))[:8]
         raise RunFolderError(
-            f"{path} holds another run (identity {str(info.get('identity'))[:8]}, not {identity[:8]}); "
-            "give another output folder or remove this one"
+            f"{path} holds another run (identity {held}, not {identity[:8]}); remove it or run elsewhere"
         )
     return info, parse(read_bytes(path / SAMPLES_FILE))
 

@@ -190,6 +190,7 @@ def test_a_finished_run_is_left_untouched_until_a_failed_sample_is_tried_again(t
 def test_a_finished_run_stays_finished_when_a_later_command_fails_before_adding_to_it(tmp_path):
     score_all(tmp_path)
     with open_folder(tmp_path) as folder:
+        folder.append([])
         folder.fail("the model is gone")
     assert read_run(tmp_path / "run").info["status"] == "finished"
 

@@ -256,9 +256,9 @@ def test_failed_samples_of_a_subject_are_a_column():
 
 
 def test_a_run_is_shown_with_its_provenance():
-    run = make_run(
-        num_sittings=3, num_damaged_lines=2, notes=["token budget halved"], model__num_parameters=134_515_008
-    )
+    rates = {"floor__matmul_flops_per_s_lowest": 2.9e11, "floor__matmul_flops_per_s_highest": 3.1e11}
+    counts = {"num_sittings": 3, "num_damaged_lines": 2, "model__num_parameters": 134_515_008}
+    run = make_run(notes=["token budget halved"], **rates, **counts)
     text = " ".join(render_run(run, WIDE).split())
     for part in (
         "31.42 ± 2.68 % · 95 % 26.4 – 36.9 · 300 samples (micro) · chance 25 %",
@@ -269,10 +269,11 @@ def test_a_run_is_shown_with_its_provenance():
         "settings models.name tiny · tasks.1.limit 5 · tasks.2.limit 6 · bos 1, 2",
         "python 3.11.7 · torch 2.13.0",
         "1,234,567 logical · 123,456 distinct (10.0 times fewer) · 125,000 forwarded (1.3 % more)",
-        "1,200 in 300 sequences · 31 packs of at most 4,096 tokens",
+        "requests 1,200 in 300 sequences packs 31 of at most 4,096 tokens",
         "load 1.2 s · score 43.1 s · total 46.2 s · self check 1.0 s · over 3 sittings",
         "2,864 distinct tokens/s · 6.96 questions/s",
-        "32.1 s at the least · 9.6 TFLOP at 300 GFLOP/s measured · attention is 10 % of it · scoring took 43.1 s: 74 %",
+        "32.1 s at the least · 9.6 TFLOP at 300 GFLOP/s measured (290 GFLOP/s to 310 GFLOP/s) ·",
+        "attention is 10 % of it · scoring took 43.1 s: 74 %",
         "peak 1.3 GiB of 16.0 GiB",
         "commit ffffffffffff with uncommitted changes",
         "damaged lines dropped from the journal and scored again: 2",

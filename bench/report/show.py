@@ -123,20 +123,24 @@ def _tokens(run: Run) -> Iterator[tuple[str, str]]:
         fewer = f"{count(distinct)} distinct" + (f" ({logical / distinct:.1f} times fewer)" if logical else "")
         more = f" ({percent(forwarded / distinct - 1, 1)} % more)" if forwarded else ""
         yield "tokens", _joined(f"{count(logical)} logical", fewer, f"{count(forwarded)} forwarded{more}")
+    num_sequences, max_rows = requests.get("num_sequences"), packs.get("max_rows")
     if requests.get("num"):
-        sequences = f"{count(requests['num'])} in {count(requests.get('num_sequences'))} sequences"
-        in_packs = f"{count(packs.get('num'))} packs of at most {count(packs.get('max_batch_tokens'))} tokens"
-        yield "requests", _joined(sequences, in_packs)
+        yield "requests", count(requests["num"]) + (f" in {count(num_sequences)} sequences" if num_sequences else "")
+    if packs.get("num"):
+        rows = f" and {count(max_rows)} rows" if max_rows else ""
+        yield "packs", f"{count(packs['num'])} of at most {count(packs.get('max_batch_tokens'))} tokens{rows}"
 
 
 def _floor(floor: Mapping[str, Any], seconds: float | None) -> str | None:
     if floor.get("floor_s") is None:
         return None
     attention = quotient(floor.get("attention_flops"), floor.get("flops"))
-    share = floor.get("share")
+    share, flops = floor.get("share"), scaled(floor.get("flops"), "FLOP")
+    ends = [floor.get(f"matmul_flops_per_s_{end}") for end in ("lowest", "highest")]
+    spread = f" ({scaled(ends[0], 'FLOP/s')} to {scaled(ends[1], 'FLOP/s')})" if all(ends) else ""
     return _joined(
         f"{duration(floor['floor_s'])} at the least",
-        f"{scaled(floor.get('flops'), 'FLOP')} at {scaled(floor.get('matmul_flops_per_s'), 'FLOP/s')} measured",
+        f"{flops} at {scaled(floor.get('matmul_flops_per_s'), 'FLOP/s')} measured{spread}",
         f"attention is {percent(attention, 0)} % of it" if attention else None,
         f"scoring took {duration(seconds)}" + (f": {percent(share, 0)} %" if share else ""),
     )
