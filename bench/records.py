@@ -20,8 +20,8 @@ class Sample:
         subject: the task's grouping column, `""` where it has none.
         choices: the options' texts.
         gold: index of the right choice.
-        variables: what templates may use: the row's columns and the normalised
-            `question`, `choices`, `labels`, `subject`, `gold`.
+        variables: what templates may use: the row's columns, without the gold's, and the normalised
+            `question`, `choices`, `labels`, `subject`.
     """
 
     id: str
