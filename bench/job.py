@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench.config import TaskSpec
+from bench.config import RunPlan, TaskSpec
 from bench.dataset import Dataset, load_rows
+from bench.errors import RunFolderError
 from bench.prompts import build_prompts, prompt_hash
 from bench.records import PromptedSample
+from bench.schema import validate
 from bench.task import Form, Task, load_task
 
 
@@ -65,3 +68,16 @@ def prepare_job(spec: TaskSpec) -> Job:
     task = load_task(spec.task)
     dataset = load_rows(task, spec)
     return Job(spec, task, dataset, tuple(build_prompts(task, spec.scoring, dataset, spec.num_fewshot)))
+
+
+def find_sample(info: Mapping[str, Any], sample_id: str) -> PromptedSample:
+    """Rebuild a sample of a run from its run.json.
+
+    Raises:
+        RunFolderError: the run.json is of another version, or the task no longer has the sample.
+    """
+    spec = validate(RunPlan, info["config"], RunFolderError, "run.json: config").tasks[0]
+    for sample in prepare_job(spec).samples:
+        if sample.sample.id == sample_id:
+            return sample
+    raise RunFolderError(f"task {spec.task} no longer has a sample {sample_id!r}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -52,6 +52,10 @@ class Prompt:
     def text(self) -> str:
         """The whole context."""
         return self.shared + self.question
+
+    def without_shots(self, num: int) -> Prompt:
+        """The prompt without its last `num` shots."""
+        return self if num == 0 else replace(self, shots=self.shots[: len(self.shots) - num])
 
     @property
     def sha256(self) -> str:

@@ -257,8 +257,7 @@ def _plan_jobs(requests: Sequence[Sequence[Request]], boundaries: Boundaries | N
 
 
 def _without_last_shot(requests: Sequence[Request]) -> tuple[Request, ...]:
-    prompt = requests[0].prompt
-    shorter = replace(prompt, shots=prompt.shots[:-1])
+    shorter = requests[0].prompt.without_shots(1)
     return tuple(replace(request, prompt=shorter) for request in requests)
 
 

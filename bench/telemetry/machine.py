@@ -26,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu": cpu_name(),
         "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": memory_bytes(),
-        **_gpus(),
+        **describe_gpus(),
         **_commit(),
     }
 
@@ -70,7 +70,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _gpus() -> dict[str, Any]:
+def describe_gpus() -> dict[str, Any]:
     """Names of the GPUs and the driver's version, through NVML; empty without."""
     import pynvml
 

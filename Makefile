@@ -1,0 +1,41 @@
+# The two commands of the README are `make bench` and `make test`; the rest is for contributors.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+PLAN ?=
+ARGS ?=
+
+.PHONY: bench smoke test check format clean
+
+bench: $(STAMP) ## score the default plan of this machine: make bench PLAN=configs/gpu.yaml ARGS="--limit 100"
+	$(BIN)/bench run $(PLAN) $(ARGS)
+
+smoke: $(STAMP) ## seconds, CPU, no model files
+	$(BIN)/bench run configs/smoke.yaml --set models.0.device=cpu $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV)
+
+# torch first and by itself: left to the others' looser requirements, pip would choose a build of several gigabytes
+# where a small one serves.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable ".[embedded,dev]"
+	touch $@

@@ -1,0 +1,208 @@
+"""The command line: parse, call one function, print. The only place that prints.
+
+Exit codes: 0 all is well; 1 something failed while running; 2 something the user gave is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import __version__
+from bench.errors import PlanError, SteelyardError
+
+if TYPE_CHECKING:
+    from bench.config import RunPlan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("bench").setLevel(logging.INFO)
+    if getattr(options, "verbose", False):
+        logging.getLogger("bench").addHandler(logging.StreamHandler())
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SteelyardError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; what was scored is kept, the same command continues")
+        return 130
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Steelyard weighs language models: exact scores, fast, every number traceable.",
+    )
+    parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="score a plan's models on its tasks; continues what was interrupted")
+    run.add_argument("plan", nargs="?", type=Path, metavar="PLAN", help="default: configs/gpu.yaml or configs/cpu.yaml")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="such as engine.max_batch_tokens=512")
+    run.add_argument("--limit", type=int, metavar="N", help="first N samples of each task only")
+    run.add_argument("--out", metavar="DIR", help="folder of run folders (default: the plan's, results)")
+    run.add_argument("--dry-run", action="store_true", help="count and predict, load no weights")
+    run.add_argument("-v", "--verbose", action="store_true", help="print the log, too")
+    run.set_defaults(command=_run)
+
+    tasks = commands.add_parser("tasks", help="list the tasks")
+    tasks.add_argument("--check", metavar="TASK", help="look for mistakes in a task's data")
+    tasks.set_defaults(command=_tasks)
+
+    show = commands.add_parser("show", help="show one run in full, or one of its samples")
+    show.add_argument("run", type=Path, metavar="RUN")
+    show.add_argument("--sample", metavar="ID", help="this sample: prompt, choices, loglikelihoods")
+    show.set_defaults(command=_show)
+
+    table = commands.add_parser("table", help="compare runs in a table")
+    table.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
+    table.set_defaults(command=_table)
+
+    verify = commands.add_parser("verify", help="recompute a finished run's numbers the plain way, in fp32")
+    verify.add_argument("run", type=Path, metavar="RUN")
+    verify.add_argument("--samples", type=int, default=16, metavar="N", help="samples to score again (default 16)")
+    verify.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default 0)")
+    verify.set_defaults(command=_verify)
+
+    doctor = commands.add_parser("doctor", help="say what this machine has")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from bench.config import load_plan
+
+    overrides = [*options.overrides]
+    if options.limit is not None:
+        overrides.append(f"tasks.*.limit={options.limit}")
+    if options.out is not None:
+        overrides.append(f"out={options.out}")
+    plan = load_plan(options.plan or _default_plan(), overrides)
+    if options.dry_run:
+        return _dry_run(plan)
+    from bench.report.progress import TerminalListener
+    from bench.runner import run_plan
+
+    outcomes = run_plan(plan, TerminalListener())
+    paths = [outcome.path for outcome in outcomes if outcome.path is not None and outcome.error is None]
+    if paths:
+        print()
+        _print_table(paths)
+        print("\nRun folders (bench show RUN, bench verify RUN):")
+        for path in paths:
+            print(f"  {path}")
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed:
+        _complain(f"not finished: {outcome.model} on {outcome.task}: {outcome.error}")
+    return max((outcome.error.exit_code for outcome in failed if outcome.error), default=0)
+
+
+def _default_plan() -> Path:
+    """The plan for this machine, below the working directory: `configs/gpu.yaml` if there is a GPU."""
+    from bench.telemetry.machine import describe_gpus
+
+    plan = Path("configs") / ("gpu.yaml" if describe_gpus()["gpu"] else "cpu.yaml")
+    if not plan.is_file():
+        raise PlanError(f"no PLAN was given, and {plan} is not below {Path.cwd()}")
+    return plan
+
+
+def _dry_run(plan: RunPlan) -> int:
+    from bench.dryrun import forecast_plan
+    from bench.report.forecast import render_forecast
+    from bench.report.text import Screen
+
+    for forecast in forecast_plan(plan):
+        print(forecast if isinstance(forecast, str) else render_forecast(forecast, Screen.of()), end="\n\n")
+    return 0
+
+
+def _tasks(options: argparse.Namespace) -> int:
+    from bench.report.tasks import render_findings, render_tasks
+    from bench.report.text import Screen
+
+    if options.check is None:
+        from bench.dataset import count_samples
+        from bench.task import list_tasks
+
+        print(render_tasks([(task, count_samples(task)) for task in list_tasks()], Screen.of()))
+        return 0
+    from bench.audit import audit
+    from bench.config import TaskSpec
+    from bench.dataset import load_rows
+    from bench.task import load_task
+
+    task = load_task(options.check)
+    dataset = load_rows(task, TaskSpec.model_validate({"task": options.check}))
+    findings = audit(task, dataset)
+    print(render_findings(task, dataset, findings, Screen.of()))
+    return 1 if findings else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from bench.report.sample import find_score, render_sample
+    from bench.report.show import render_run
+    from bench.report.tables import render_subjects
+    from bench.report.text import Screen
+    from bench.store import read_run
+
+    run = read_run(options.run)
+    if options.sample is None:
+        print(render_run(run, Screen.of()))
+        if run.info.get("groups"):
+            print("\n" + render_subjects(run, Screen.of()))
+        return 0
+    from bench.job import find_sample
+
+    score = find_score(run, options.sample)
+    sample = find_sample(run.info, score.id)
+    prompt = sample.requests[0].prompt.without_shots(score.num_shots_dropped).text
+    print(render_sample(score, Screen.of(), choices=sample.sample.choices, prompt=prompt))
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from bench.store import find_runs
+
+    _print_table(find_runs(options.runs))
+    return 0
+
+
+def _print_table(paths: Sequence[Path]) -> None:
+    from bench.report.tables import render_runs
+    from bench.report.text import Screen
+    from bench.store import read_run
+
+    print(render_runs([read_run(path, with_scores=False) for path in paths], Screen.of()))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from bench.report.verification import render_verification
+    from bench.verify import verify_run
+
+    print(render_verification(verify_run(options.run, options.samples, options.seed)))
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from bench.doctor import examine
+
+    for subject, finding in examine():
+        print(f"{subject:<10} {finding}")
+    return 0
+
+
+def _complain(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""What a plan would do, counted without loading weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from bench.config import RunPlan
+from bench.engine.estimate import Flops, block_shapes
+from bench.engine.pack import Budget
+from bench.engine.pipeline import plan_blocks
+from bench.errors import DataMissingError, SteelyardError
+from bench.job import Job, prepare_job
+from bench.session import Session
+from bench.telemetry.matmul import MatmulProbe
+
+USUAL_SHARE = 0.7
+"""Share of the floor that scoring usually reaches; the predicted time is the floor divided by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One model on one task, counted.
+
+    Attributes:
+        num_logical: tokens if every request were a forward pass of its own.
+        num_distinct: tokens that are forwarded.
+        predicted_s: seconds of scoring, from the rate of matrix products measured now.
+    """
+
+    model: str
+    task: str
+    dtype: str
+    num_samples: int
+    num_requests: int
+    num_logical: int
+    num_distinct: int
+    num_packs: int
+    max_batch_tokens: int
+    num_shortened: int
+    flops: Flops
+    matmul_flops_per_s: float
+    predicted_s: float
+
+
+class _Silent:
+    def plan(self, num_tokens: int, *, is_all: bool) -> None: ...
+
+    def advance(self, num_tokens: int) -> None: ...
+
+
+def forecast_plan(plan: RunPlan) -> Iterator[Forecast | str]:
+    """Yield a forecast for every model on every task, or a line that says why there is none.
+
+    Raises:
+        InputError: something in the plan, a task or its rows is wrong.
+    """
+    jobs = []
+    for spec in plan.tasks:
+        try:
+            jobs.append(prepare_job(spec))
+        except DataMissingError as error:
+            if not spec.skip_if_missing:
+                raise
+            yield f"skipped: {error}"
+    for model in plan.models:
+        try:
+            session = Session(model, plan.engine)
+            probe = MatmulProbe(block_shapes(session.skeleton), 1024, session.dtype, session.device)
+            probe.measure()
+        except SteelyardError as error:
+            yield str(error)
+            continue
+        for job in jobs:
+            yield _forecast(session, job, probe.flops_per_s)
+
+
+def _forecast(session: Session, job: Job, rate: float) -> Forecast:
+    budget: Future[Budget] = Future()
+    budget.set_result(session.choose_budget(None))
+    blocks = list(plan_blocks(job.samples, session.encoder, budget, _Silent()))
+    flops = Flops(0, 0, 0)
+    for block in blocks:
+        flops += session.cost.of(block.plan.packs)
+    return Forecast(
+        model=session.spec.name,
+        task=f"{job.task.name} {job.spec.scoring} {job.spec.num_fewshot}-shot",
+        dtype=session.dtype_name,
+        num_samples=len(job.samples),
+        num_requests=sum(len(block.requests) for block in blocks),
+        num_logical=sum(block.plan.num_logical for block in blocks),
+        num_distinct=sum(block.plan.num_distinct for block in blocks),
+        num_packs=sum(len(block.plan.packs) for block in blocks),
+        max_batch_tokens=budget.result().tokens,
+        num_shortened=sum(
+            bool(encoded.num_shots_dropped or encoded.num_cut_tokens) for block in blocks for encoded in block.encoded
+        ),
+        flops=flops,
+        matmul_flops_per_s=rate,
+        predicted_s=flops.total / rate / USUAL_SHARE,
+    )

@@ -1,0 +1,79 @@
+"""A run's progress on a terminal: one bar in distinct tokens. Not on a terminal: a line a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from bench.report.text import count, duration, one_line, rate
+
+
+class TerminalListener:
+    """Prints what a run has to say to stderr, so that stdout holds results only."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._bar: TaskID = TaskID(0)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(one_line(text))
+
+    def start(self, title: str) -> None:
+        """Show a bar, or say that the run starts."""
+        if not sys.stderr.isatty():
+            self.say(title)
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            _Speed(),
+            console=self._console,
+            transient=True,
+            expand=True,
+        )
+        self._bar = self._progress.add_task(one_line(title), total=None, planned=0, since=None, ahead=0)
+        self._progress.start()
+
+    def plan(self, num_tokens: int, *, is_all: bool) -> None:
+        """More tokens are to be done."""
+        if self._progress is not None:
+            task = self._progress.tasks[0]
+            planned = task.fields["planned"] + num_tokens
+            self._progress.update(self._bar, planned=planned, total=planned if is_all else None)
+
+    def advance(self, num_tokens: int) -> None:
+        """Tokens are done; the first call tells how many an earlier sitting has done."""
+        if self._progress is None:
+            return
+        task = self._progress.tasks[0]
+        if task.fields["since"] is None:
+            self._progress.update(self._bar, since=time.perf_counter(), ahead=num_tokens)
+        self._progress.advance(self._bar, num_tokens)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class _Speed(ProgressColumn):
+    """Tokens done and planned, tokens/s of this sitting, and the time left once all is planned."""
+
+    def render(self, task: Task) -> Text:
+        """One cell of the bar."""
+        since, done = task.fields["since"], task.completed
+        fresh = done - task.fields["ahead"]
+        speed = fresh / max(time.perf_counter() - since, 1e-3) if since is not None and fresh > 0 else None
+        parts = [f"{count(done)} of {count(task.fields['planned'])} tokens"]
+        if speed:
+            parts.append(f"{rate(speed)}/s")
+        if speed and task.total:
+            parts.append(f"{duration((task.total - done) / speed)} left")
+        return Text(" · ".join(parts))

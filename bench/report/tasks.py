@@ -1,0 +1,39 @@
+"""The tasks at hand, and what a check of one found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.audit import Finding
+from bench.dataset import Dataset
+from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
+from bench.report.text import Screen, count, hanging, one_line, plural
+from bench.task import Task
+from rich.text import Text
+
+
+def render_tasks(tasks: Sequence[tuple[Task, int | None]], screen: Screen) -> str:
+    """A line for each task; the number of samples where its rows are on this machine."""
+    columns, _ = fit(
+        [
+            Column("task", tuple(task.name for task, _ in tasks), is_number=False),
+            Column("samples", tuple("not here" if num is None else count(num) for _, num in tasks)),
+            Column("shots", tuple(count(task.num_fewshot) for task, _ in tasks)),
+            Column("scoring", tuple(", ".join(task.forms) for task, _ in tasks), is_number=False),
+            Column("licence", tuple(one_line(task.licence) for task, _ in tasks), drop=1, is_number=False),
+            Column("title", tuple(one_line(task.title) for task, _ in tasks), drop=2, is_number=False),
+        ],
+        screen.width,
+    )
+    return screen.render([draw_titles(columns), draw_rule(columns), *(draw_row(columns, i) for i in range(len(tasks)))])
+
+
+def render_findings(task: Task, dataset: Dataset, findings: Sequence[Finding], screen: Screen) -> str:
+    """What a check of a task's rows found."""
+    num_subjects = len({sample.subject for sample in dataset.samples})
+    head = f"{task.name}: {plural(len(dataset.samples), 'sample')} in {plural(num_subjects, 'subject')}, "
+    lines = [Text(head + (plural(len(findings), "finding") if findings else "nothing found"))]
+    for finding in findings:
+        ids = f" ({', '.join(finding.ids)})" if finding.ids else ""
+        lines += hanging(screen, Text(f"  {finding.check}: ", "yellow"), Text(one_line(finding.message + ids)))
+    return screen.render(lines)
