@@ -50,7 +50,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="score a plan's models on its tasks; continues what was interrupted")
     run.add_argument("plan", nargs="?", type=Path, metavar="PLAN", help="default: configs/gpu.yaml or configs/cpu.yaml")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="such as engine.max_batch_tokens=512")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="such as engine.max_batch_tokens=512",
+    )
     run.add_argument("--limit", type=int, metavar="N", help="first N samples of each task only")
     run.add_argument("--out", metavar="DIR", help="folder of run folders (default: the plan's, results)")
     run.add_argument("--dry-run", action="store_true", help="count and predict, load no weights")

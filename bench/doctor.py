@@ -17,7 +17,10 @@ def examine() -> Iterator[tuple[str, str]]:
     machine = describe_environment()
     yield "steelyard", f"{machine['steelyard']}, commit {machine['commit'] or 'unknown'}{_dirty(machine)}"
     yield "python", platform.python_version()
-    yield "packages", ", ".join(f"{name} {machine[name] or 'missing'}" for name in ("torch", "transformers", "tokenizers"))
+    yield (
+        "packages",
+        ", ".join(f"{name} {machine[name] or 'missing'}" for name in ("torch", "transformers", "tokenizers")),
+    )
     yield "processor", f"{machine['cpu']}, {machine['num_cpus']} cores{_bf16()}"
     yield "memory", f"{machine['memory_bytes'] / 2**30:.1f} GiB, {available_memory_bytes() / 2**30:.1f} GiB available"
     yield from _gpu(machine)

@@ -126,16 +126,18 @@ def _score_job(session: Session, job: Job, folder: RunFolder, listener: Listener
 
 def run_identity(session: Session, job: Job) -> str:
     """Hash of everything that can change an answer; change one and it is another run."""
-    return identity({
-        "model": [session.spec.source, session.files.fingerprint, session.dtype_name],
-        "device": session.device.type,
-        "task": [job.task.name, job.task.version, job.spec.scoring, job.form.metric],
-        "data": job.dataset.checksum,
-        "prompts": job.prompt_hash,
-        "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
-        "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
-        "limit": job.spec.limit,
-    })
+    return identity(
+        {
+            "model": [session.spec.source, session.files.fingerprint, session.dtype_name],
+            "device": session.device.type,
+            "task": [job.task.name, job.task.version, job.spec.scoring, job.form.metric],
+            "data": job.dataset.checksum,
+            "prompts": job.prompt_hash,
+            "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
+            "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
+            "limit": job.spec.limit,
+        }
+    )
 
 
 def describe_model(session: Session) -> dict[str, object]:

@@ -212,4 +212,3 @@ class _Collector:
             truncated=encoded.num_cut_tokens > 0 or encoded.num_shots_dropped > 0,
             num_shots_dropped=encoded.num_shots_dropped,
         )
-

@@ -74,7 +74,9 @@ class Session:
         self._scorer: Scorer | None = None
         self.timing.load_s = time.perf_counter() - began
         if self.config.is_encoder_decoder:
-            raise ModelInputError(f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model")
+            raise ModelInputError(
+                f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model"
+            )
 
     @property
     def dtype_name(self) -> str:
@@ -93,7 +95,9 @@ class Session:
         if self.engine.max_length == "auto":
             return own
         if self.engine.max_length > own:
-            raise ModelInputError(f"engine.max_length {self.engine.max_length} exceeds the {own} of model {self.spec.name}")
+            raise ModelInputError(
+                f"engine.max_length {self.engine.max_length} exceeds the {own} of model {self.spec.name}"
+            )
         return self.engine.max_length
 
     @cached_property
@@ -122,7 +126,9 @@ class Session:
         began = time.perf_counter()
         if self.device.type == "cpu":
             keep_freed_memory()
-            torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+            torch.set_num_threads(
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            )
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
         self.timing.load_s += time.perf_counter() - began
         log.info("loaded %s (%s on %s) in %.1f s", self.spec.name, self.dtype_name, self.device, self.timing.load_s)
@@ -221,9 +227,8 @@ class Session:
         self.self_check = check_forward(fallback, requests, self.dtype_name)
         if not self.self_check.is_passed:
             raise ModelLoadError(
-                f"model {self.spec.name} ({self.config.model_type}): scores with a shared prefix differ from plain ones "
-                f"by {self.self_check.max_difference:.2g} a token, so it cannot be scored here"
+                f"model {self.spec.name} ({self.config.model_type}): scores with a shared prefix differ from plain "
+                f"ones by {self.self_check.max_difference:.2g} a token, so it cannot be scored here"
             )
         fallback.num_forwarded = 0
         return fallback
-

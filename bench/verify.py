@@ -63,7 +63,8 @@ def verify_run(path: Path, num_rescored: int, seed: int = 0) -> Verification:
 
     Args:
         path: the run folder.
-        num_rescored: how many samples to score again; they are drawn with `seed`.
+        num_rescored: how many samples to score again.
+        seed: which ones are drawn.
 
     Raises:
         RunFolderError: it is not a finished run, or it is in use.

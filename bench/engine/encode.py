@@ -68,8 +68,10 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text to encode: a whole one with the special tokens due to it (`anchor` is empty), a whole one without them
-    (`anchor` is None), or what follows the character `anchor` in a text that may be cut there.
+    """A text to encode.
+
+    A whole one with the special tokens due to it (`anchor` is empty), a whole one without them (`anchor` is None), or
+    what follows the character `anchor` in a text that may be cut there.
     """
 
     anchor: str | None
@@ -151,9 +153,7 @@ class Encoder:
                 dropped[i] += 1
             for i, own in zip(overlong, self._encode_requests([requests[i] for i in overlong]), strict=True):
                 pairs[i] = own
-        return [
-            self._finish(own[0].prompt, pair, num) for own, pair, num in zip(requests, pairs, dropped, strict=True)
-        ]
+        return [self._finish(own[0].prompt, pair, num) for own, pair, num in zip(requests, pairs, dropped, strict=True)]
 
     def _can_drop(self, requests: Sequence[Request], pairs: Sequence[_Pair]) -> bool:
         is_overlong = any(pair.num_inputs > self._rules.max_length for pair in pairs)
@@ -187,9 +187,7 @@ class Encoder:
                 return self._encode_pairs(requests, None)
         return pairs
 
-    def _encode_pairs(
-        self, requests: Sequence[Sequence[Request]], boundaries: Boundaries | None
-    ) -> list[list[_Pair]]:
+    def _encode_pairs(self, requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> list[list[_Pair]]:
         jobs = list(_plan_jobs(requests, boundaries))
         ids = self._encode_texts({text for job in jobs for text in job.texts()})
         return [self._pairs(job, ids) for job in jobs]
@@ -221,7 +219,9 @@ class Encoder:
             text: ids[length.get(text.anchor, 0) if text.anchor else 0 :]
             for adds_special, batch in batches.items()
             for text, ids in zip(
-                batch, self._encode_batch(((text.anchor or "") + text.text for text in batch), adds_special), strict=True
+                batch,
+                self._encode_batch(((text.anchor or "") + text.text for text in batch), adds_special),
+                strict=True,
             )
         }
 

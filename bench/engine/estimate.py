@@ -1,8 +1,8 @@
 """How much arithmetic a job is: floating-point operations of a plan, from the model's shapes.
 
-    weights     2 × multiplied parameters × distinct tokens
-    attention   4 × layers × query heads × head size × (token, visible token) pairs
-    head        2 × hidden size × vocabulary × rows of logits
+weights     2 × multiplied parameters × distinct tokens
+attention   4 × layers × query heads × head size × (token, visible token) pairs
+head        2 × hidden size × vocabulary × rows of logits
 """
 
 from __future__ import annotations

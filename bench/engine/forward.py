@@ -82,7 +82,6 @@ class PackedForward:
         logits: torch.Tensor = output.logits
         return logits
 
-
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
@@ -108,7 +107,7 @@ class PrefixCacheForward:
         self._caches: dict[int, DynamicCache] = {}  # by depth at which the trunk pack ends
         self.num_forwarded = 0
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: Plan) -> None:  # noqa: ARG002  # the other way needs it
         """Forget all caches."""
         self._caches = {}
 
@@ -144,7 +143,7 @@ class PrefixCacheForward:
     def _batch(
         self, pack: Pack, paths: list[list[int]], wanted: dict[int, tuple[int, int]], *, keeps: bool
     ) -> torch.Tensor:
-        """Score paths, lists of places in the pack, in one right-padded batch; returns logits in the order of `wanted`."""
+        """Score paths (lists of places in the pack) in one right-padded batch; logits in the order of `wanted`."""
         device = self._model.device
         longest = max(map(len, paths))
         ids = torch.zeros((len(paths), longest), dtype=torch.long)

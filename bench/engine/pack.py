@@ -32,8 +32,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A request in token ids: `inputs` is context plus continuation without its last token, (L,);
-    `targets` are the continuation's tokens; the logits of the last `len(targets)` inputs predict them.
+    """A request in token ids.
+
+    Attributes:
+        inputs: context plus continuation without its last token, (L,).
+        targets: the continuation's tokens; the logits of the last `len(targets)` inputs predict them.
     """
 
     inputs: Ids
@@ -171,7 +174,9 @@ class _Planner:
     def _chunk_pack(self, node: int, start: int, stop: int, parent: int) -> Pack:
         length = stop - start
         offset = start - self.tree.start(node)
-        places = [(depth - start, token, req) for depth, token, req in self.targets.get(node, ()) if start <= depth < stop]
+        places = [
+            (depth - start, token, req) for depth, token, req in self.targets.get(node, ()) if start <= depth < stop
+        ]
         return _pack(
             parent=parent,
             prefix_length=start,
@@ -208,9 +213,7 @@ class _Planner:
         )
 
 
-def _targets_by_node(
-    tree: PrefixTree, requests: Sequence[TokenRequest]
-) -> dict[int, list[tuple[int, int, int]]]:
+def _targets_by_node(tree: PrefixTree, requests: Sequence[TokenRequest]) -> dict[int, list[tuple[int, int, int]]]:
     """For each node, the (depth, target token, request) triples whose logits lie on it."""
     targets: dict[int, list[tuple[int, int, int]]] = {}
     for index, request in enumerate(requests):

@@ -29,4 +29,3 @@ def score_alone(model: Any, requests: Sequence[TokenRequest]) -> list[float]:
         start = len(logprobs) - len(request.targets)
         values.append(sum(float(logprobs[start + i, token]) for i, token in enumerate(request.targets)))
     return values
-

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 from bench.dryrun import USUAL_SHARE, Forecast
 from bench.report.text import LABEL_WIDTH, Screen, count, duration, hanging
-from rich.text import Text
 
 
 def render_forecast(forecast: Forecast, screen: Screen) -> str:

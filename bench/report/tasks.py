@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.text import Text
+
 from bench.audit import Finding
 from bench.dataset import Dataset
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.text import Screen, count, hanging, one_line, plural
 from bench.task import Task
-from rich.text import Text
 
 
 def render_tasks(tasks: Sequence[tuple[Task, int | None]], screen: Screen) -> str:
