@@ -65,7 +65,7 @@ def fetch_hub_folder(hub: str, revision: str, patterns: Sequence[str]) -> Path:
     Raises:
         DataMissingError: not in the cache and not to be had: offline, gated, or no such data set.
     """
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - half a second, and only for hub data sets
+    from huggingface_hub import snapshot_download
 
     globs = [pattern.replace("{subject}", "*") for pattern in patterns]
     problem: Exception | None = None
@@ -102,7 +102,7 @@ def read_rows(path: Path, header: Sequence[str] | None = None) -> list[Row]:
         raise DataError(f"{path}: `header` is for CSV and TSV files; here the columns have names already")
     try:
         if suffix == ".parquet":
-            from pyarrow.parquet import read_table  # type: ignore[import-untyped]  # noqa: PLC0415 - heavy
+            from pyarrow.parquet import read_table  # type: ignore[import-untyped]
 
             return cast(list[Row], read_table(path).to_pylist())
         # newline="": the csv module must see line breaks inside quotes as they are. A byte order mark is no text.

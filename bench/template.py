@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _environment() -> ImmutableSandboxedEnvironment:
-    from jinja2 import StrictUndefined  # noqa: PLC0415 - not needed to list tasks or to refuse a plan
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
 
@@ -34,8 +34,8 @@ def template_variables(source: str) -> frozenset[str]:
     Raises:
         ValueError: the template's syntax is wrong, a filter or test is unknown.
     """
-    from jinja2 import TemplateError  # noqa: PLC0415
-    from jinja2.meta import find_undeclared_variables  # noqa: PLC0415
+    from jinja2 import TemplateError
+    from jinja2.meta import find_undeclared_variables
 
     try:
         _environment().from_string(source)  # finds unknown filters, which parsing alone does not
