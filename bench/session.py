@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _CPU_TOKENS = 2048  # larger packs fall out of the caches, smaller ones starve the matrix products
 _CUDA_MAX_TOKENS = 16384
-_ROW_BYTES = 64 << 20  # logits of one pack
+_ROW_BYTES = 256 << 20  # logits of one pack
 _SHARE_OF_FREE_MEMORY = 0.6
 
 

@@ -12,6 +12,7 @@ from bench.engine.forward import Forward
 from bench.engine.pack import Budget, Pack, Plan, TokenRequest, plan_packs
 from bench.records import Loglikelihood
 
+_ROWS_IN_CACHE = 32  # logits reduced at a time: their several passes then run in the cache
 SMALLEST_BUDGET = 64  # tokens; a pack of that size that finds no memory is given up
 
 Outcome = Loglikelihood | str
@@ -91,8 +92,11 @@ class Scorer:
             return [], []
         rows = torch.from_numpy(pack.target_rows).to(logits.device)
         tokens = torch.from_numpy(pack.target_tokens).to(logits.device)
-        values = logits[rows, tokens] - torch.logsumexp(logits, dim=-1)[rows]
-        is_greedy = logits.argmax(dim=-1)[rows] == tokens
+        at_once = _ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
+        parts = [(torch.logsumexp(part, dim=-1), part.argmax(dim=-1)) for part in logits.split(at_once)]
+        lse, greedy = (torch.cat(column) for column in zip(*parts, strict=True))
+        values = logits[rows, tokens] - lse[rows]
+        is_greedy = greedy[rows] == tokens
         return values.double().tolist(), is_greedy.tolist()
 
     def _shrink(self, plan: Plan, index: int, pending: set[int]) -> set[int]:
