@@ -111,13 +111,13 @@ class EngineSpec(StrictModel):
     Attributes:
         max_batch_tokens: tokens of a pack.
         bos: `tokenizer`: as the tokenizer does by default (lm-evaluation-harness since 0.4.9.2); `never`: as it was
-            up to 0.4.9.1; `always`.
+            up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
     """
 
     max_batch_tokens: AutoInt = "auto"
-    bos: Literal["tokenizer", "never", "always"] = "tokenizer"
+    bos: Literal["tokenizer", "never"] = "tokenizer"
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
