@@ -77,9 +77,9 @@ def test_overrides_reach_keys_places_and_all_places(write: Write) -> None:
 
 def test_overrides_replace_whole_values_and_make_missing_mappings(write: Write) -> None:
     path = write("models: [source: embedded]\ntasks: [pocket]\n")
-    plan = load_plan(path, ["tasks=[mmlu]", "engine.bos=always", "models.0={source: fake}"])
+    plan = load_plan(path, ["tasks=[mmlu]", "engine.bos=never", "models.0={source: fake}"])
     assert plan.tasks[0].task == "mmlu"
-    assert plan.engine.bos == "always"
+    assert plan.engine.bos == "never"
     assert plan.models[0].name == "fake"
 
 
