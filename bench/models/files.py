@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -47,7 +50,7 @@ def locate(spec: ModelSpec) -> ModelFiles:
         _check_folder(folder, spec)
         fingerprint = _fingerprint(folder)
         return ModelFiles(folder, f"sha256:{fingerprint[:12]}", fingerprint)
-    if spec.source.startswith((".", "/", "~")) or spec.source.count("/") != 1:
+    if not _is_hub_id(spec.source):
         raise ModelInputError(
             f"model {spec.name}: source {spec.source!r} is neither a folder nor a hub id "
             "(allowed: embedded, fake, a folder with config.json, owner/name)"
@@ -57,11 +60,23 @@ def locate(spec: ModelSpec) -> ModelFiles:
     return ModelFiles(folder, commit, f"{spec.source}@{commit}")
 
 
+def preparation(spec: ModelSpec) -> str | None:
+    """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
+    if spec.source == "embedded":
+        return None if _is_converted() else "converting the embedded model, this once (about half a minute)"
+    is_here = spec.source == "fake" or Path(spec.source).expanduser().is_dir() or not _is_hub_id(spec.source)
+    return None if is_here else f"looking for {spec.source} in the cache and on the hub"
+
+
 def cache_folder() -> Path:
     """Where converted models are kept."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("steelyard")) / "models"
+
+
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def _check_folder(folder: Path, spec: ModelSpec) -> None:
@@ -123,7 +138,7 @@ def _fingerprint(folder: Path) -> str:
 def _embedded_folder() -> Path:
     """The embedded SmolLM2-135M-Instruct as safetensors, converted once into the user's cache."""
     cached = cache_folder() / _EMBEDDED_REVISION
-    if (cached / "model.safetensors").is_file():
+    if _is_converted():
         return cached
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
     if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
@@ -134,17 +149,28 @@ def _embedded_folder() -> Path:
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
         made = Path(scratch) / "model"
-        _convert_gguf(found[0], made)
-        shutil.rmtree(cached, ignore_errors=True)
-        made.rename(cached)  # atomic: an interrupted conversion leaves no half model
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars cannot be switched off
+            _convert_gguf(found[0], made)
+        if not _is_converted():  # another process may have been quicker
+            shutil.rmtree(cached, ignore_errors=True)
+            made.rename(cached)  # atomic: an interrupted conversion leaves no half model
     return cached
+
+
+def _is_converted() -> bool:
+    return (cache_folder() / _EMBEDDED_REVISION / "model.safetensors").is_file()
 
 
 def _convert_gguf(source: Path, folder: Path) -> None:
     """Write a GGUF file's model, dequantised to fp32, and its tokenizer as a transformers folder."""
+    import gguf
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # transformers reads the file's header, which holds the whole vocabulary, four times, and lists the tensors' names
+    # anew for each module: more than half of the time.
+    gguf.GGUFReader = functools.cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     state = model.state_dict()
     config = model.config
