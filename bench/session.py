@@ -20,6 +20,7 @@ from bench.engine.forward import PACKED_MODEL_TYPES, Forward, PackedForward, Pre
 from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
 from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests
+from bench.engine.widen import lacks_instructions, widen
 from bench.errors import ModelInputError, ModelLoadError
 from bench.models.files import ModelFiles, locate
 from bench.models.local import (
@@ -130,9 +131,19 @@ class Session:
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             )
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
+        if self.is_widened:
+            widen(model)
+            self.notes.append(
+                f"this CPU has no {self.dtype_name} instructions: products are made in float32 and rounded"
+            )
         self.timing.load_s += time.perf_counter() - began
         log.info("loaded %s (%s on %s) in %.1f s", self.spec.name, self.dtype_name, self.device, self.timing.load_s)
         return model
+
+    @property
+    def is_widened(self) -> bool:
+        """Whether half-precision products are made in fp32, for want of instructions."""
+        return lacks_instructions(self.dtype, self.device)
 
     def load(self) -> None:
         """Load the weights now rather than when they are first used."""
@@ -165,7 +176,8 @@ class Session:
 
     def probe(self, num_tokens: int) -> MatmulProbe:
         """A probe of this machine's rate of matrix products, in the model's shapes and dtype."""
-        return MatmulProbe(block_shapes(self.model), num_tokens, self.dtype, self.device)
+        dtype = torch.float32 if self.is_widened else self.dtype
+        return MatmulProbe(block_shapes(self.skeleton), num_tokens, dtype, self.device)
 
     def peak_memory_bytes(self) -> int:
         """Most memory held so far: on the GPU what torch allocated there, else the process's."""
@@ -180,6 +192,7 @@ class Session:
             "path": "prefix_cache" if self.attention == "prefix_cache" else "packed",
             "attention": self.attention,
             "device": str(self.device),
+            "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
             "num_out_of_memory": self._scorer.num_halvings if self._scorer else 0,

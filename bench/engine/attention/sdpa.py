@@ -7,15 +7,20 @@ that share a key head are folded into the query axis, and only small blocks ever
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from bench.engine.attention.contract import AttentionInputs, PackLayout
+from bench.engine.widen import lacks_instructions
 
 DENSE_LIMIT = 96  # tokens; below this one masked call beats several small ones
 
 
 def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     """Attention of a pack, (Hq, T, D)."""
+    if lacks_instructions(inputs.query.dtype, inputs.query.device):
+        return attend(_widened(inputs), layout).to(inputs.query.dtype)
     num_heads, length, size = inputs.query.shape
     num_kv_heads = inputs.key.shape[0]
     shape = (num_kv_heads, num_heads // num_kv_heads, length)
@@ -34,6 +39,12 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     if inputs.prefix_key.shape[1]:
         merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
     return output.reshape(num_heads, length, size)
+
+
+def _widened(inputs: AttentionInputs) -> AttentionInputs:
+    """The same in fp32."""
+    names = ("query", "key", "value", "prefix_key", "prefix_value")
+    return replace(inputs, **{name: getattr(inputs, name).float() for name in names})
 
 
 def merge_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
