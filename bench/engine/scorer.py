@@ -61,7 +61,7 @@ class Scorer:
             for index in plan.needed_for(pending):
                 pack = plan.packs[index]
                 try:
-                    outcomes = self._score_pack(pack, requests)
+                    outcomes = {key: value for key, value in self._score_pack(pack, requests).items() if key in pending}
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
