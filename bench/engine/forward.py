@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
-from transformers import DynamicCache
 
 from bench.engine.attention import interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
 from bench.engine.head import NeededRowsHead
 from bench.engine.levels import plan_attention
 from bench.engine.pack import Pack, Plan
+from bench.hf import DynamicCache
 
 PACKED_MODEL_TYPES = frozenset({
     "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "mistral",

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+
+from bench.hf import Conv1D
 
 _SUPPORTED = {
     torch.bfloat16: lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
@@ -26,7 +27,7 @@ def lacks_instructions(dtype: torch.dtype, device: torch.device) -> bool:
 class WideLinear(nn.Linear):
     """A linear layer with fp32 weights that takes and gives half precision."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name for it
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply in fp32, round to the input's dtype."""
         return nn.functional.linear(input.float(), self.weight, self.bias).to(input.dtype)
 

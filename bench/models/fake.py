@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bench.hf import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 _SEED = 20261121
 
 
 def fake_config() -> Any:
     """Configuration of the fake model: 4 layers, grouped-query attention, 257 tokens."""
-    return LlamaConfig(
+    return AutoConfig.for_model(
+        "llama",
         vocab_size=257,
         hidden_size=64,
         intermediate_size=128,
@@ -35,7 +37,7 @@ def fake_model(config: Any) -> Any:
     """Build the model; the same weights each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        return LlamaForCausalLM(config).eval()
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def fake_tokenizer() -> Any:

@@ -5,21 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers.utils
 
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
+from bench.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bench.models.files import ModelFiles
-
-# transformers imports scikit-learn and scipy, where they are installed, for assisted generation and object detection.
-# That is half of its start-up time, and scoring needs neither.
-transformers.utils.is_sklearn_available = lambda: False
-transformers.utils.is_scipy_available = lambda: False
-
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: E402
-
-transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()
 
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"

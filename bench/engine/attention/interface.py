@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface
 
 from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout
+from bench.hf import AttentionInterface
 
 NAME = "steelyard_packed"
 
