@@ -9,9 +9,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from bench import __version__
 from bench.errors import PlanError, SteelyardError
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    logging.getLogger("bench").setLevel(logging.INFO)
-    if getattr(options, "verbose", False):
-        logging.getLogger("bench").addHandler(logging.StreamHandler())
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        with _logging(options.verbose):
+            command: Callable[[argparse.Namespace], int] = options.command
+            return command(options)
     except SteelyardError as error:
         _complain(str(error))
         return error.exit_code
@@ -38,17 +37,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as problem:  # a defect of this program
+        if options.verbose:
+            raise
+        _complain(f"defect: {type(problem).__name__}: {problem} (-v shows the traceback)")
+        return 1
+
+
+@contextmanager
+def _logging(is_verbose: bool) -> Iterator[None]:
+    log = logging.getLogger("bench")
+    log.setLevel(logging.DEBUG if is_verbose else logging.INFO)
+    handler = logging.StreamHandler() if is_verbose else logging.NullHandler()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message} ({self.prog} --help says more)")
+        raise SystemExit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    common = _Parser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="print the log, too")
+    parser = _Parser(
         prog="bench",
         description="Steelyard weighs language models: exact scores, fast, every number traceable.",
     )
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="score a plan's models on its tasks; continues what was interrupted")
+    run = commands.add_parser(
+        "run", parents=[common], help="score a plan's models on its tasks; continues what was interrupted"
+    )
     run.add_argument("plan", nargs="?", type=Path, metavar="PLAN", help="default: configs/gpu.yaml or configs/cpu.yaml")
     run.add_argument(
         "--set",
@@ -58,34 +86,43 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="such as engine.max_batch_tokens=512",
     )
-    run.add_argument("--limit", type=int, metavar="N", help="first N samples of each task only")
+    run.add_argument("--limit", type=_at_least_one, metavar="N", help="first N samples of each task only")
     run.add_argument("--out", metavar="DIR", help="folder of run folders (default: the plan's, results)")
     run.add_argument("--dry-run", action="store_true", help="count and predict, load no weights")
-    run.add_argument("-v", "--verbose", action="store_true", help="print the log, too")
     run.set_defaults(command=_run)
 
-    tasks = commands.add_parser("tasks", help="list the tasks")
+    tasks = commands.add_parser("tasks", parents=[common], help="list the tasks")
     tasks.add_argument("--check", metavar="TASK", help="look for mistakes in a task's data")
     tasks.set_defaults(command=_tasks)
 
-    show = commands.add_parser("show", help="show one run in full, or one of its samples")
+    show = commands.add_parser("show", parents=[common], help="show one run in full, or one of its samples")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("--sample", metavar="ID", help="this sample: prompt, choices, loglikelihoods")
     show.set_defaults(command=_show)
 
-    table = commands.add_parser("table", help="compare runs in a table")
+    table = commands.add_parser("table", parents=[common], help="compare runs in a table")
     table.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
     table.set_defaults(command=_table)
 
-    verify = commands.add_parser("verify", help="recompute a finished run's numbers the plain way, in fp32")
+    verify = commands.add_parser(
+        "verify", parents=[common], help="recompute a finished run's numbers the plain way, in fp32"
+    )
     verify.add_argument("run", type=Path, metavar="RUN")
-    verify.add_argument("--samples", type=int, default=16, metavar="N", help="samples to score again (default 16)")
+    verify.add_argument(
+        "--samples", type=_at_least_one, default=16, metavar="N", help="samples to score again (default 16)"
+    )
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default 0)")
     verify.set_defaults(command=_verify)
 
-    doctor = commands.add_parser("doctor", help="say what this machine has")
+    doctor = commands.add_parser("doctor", parents=[common], help="say what this machine has")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -102,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
     from bench.report.progress import TerminalListener
     from bench.runner import run_plan
 
-    outcomes = run_plan(plan, TerminalListener())
+    outcomes = run_plan(plan, TerminalListener(has_bar=not options.verbose))
     paths = [outcome.path for outcome in outcomes if outcome.path is not None and outcome.error is None]
     if paths:
         print()
@@ -110,10 +147,10 @@ def _run(options: argparse.Namespace) -> int:
         print("\nRun folders (bench show RUN, bench verify RUN):")
         for path in paths:
             print(f"  {path}")
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in failed:
-        _complain(f"not finished: {outcome.model} on {outcome.task}: {outcome.error}")
-    return max((outcome.error.exit_code for outcome in failed if outcome.error), default=0)
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if paths and errors:
+        _complain(f"{len(errors)} of {len(outcomes)} runs did not finish, for the reasons given above")
+    return max((error.exit_code for error in errors), default=0)
 
 
 def _default_plan() -> Path:
@@ -129,11 +166,13 @@ def _default_plan() -> Path:
 def _dry_run(plan: RunPlan) -> int:
     from bench.dryrun import forecast_plan
     from bench.report.forecast import render_forecast
+    from bench.report.progress import TerminalListener
     from bench.report.text import Screen
 
-    for forecast in forecast_plan(plan):
-        print(forecast if isinstance(forecast, str) else render_forecast(forecast, Screen.of()), end="\n\n")
-    return 0
+    forecasts, errors = forecast_plan(plan, TerminalListener())
+    if forecasts:
+        print("\n\n".join(render_forecast(forecast, Screen.of()) for forecast in forecasts))
+    return max((error.exit_code for error in errors), default=0)
 
 
 def _tasks(options: argparse.Namespace) -> int:

@@ -109,7 +109,7 @@ def _find_place(task: Task, data_dir: str | None) -> _Place:
         reasons.append(f"no files {source.test.file} in {folder}")
         if "$" in source.folder and data_dir is None:
             break  # the variable is set, and wrong: going on to the hub would hide it
-    raise DataMissingError(f"task {task.name}: rows not at hand ({'; '.join(dict.fromkeys(reasons))}); {_advice(task)}")
+    raise DataMissingError(f"task {task.name}: rows not at hand ({'; '.join(dict.fromkeys(reasons))})", _advice(task))
 
 
 def _folder(task: Task, source: Source, data_dir: str | None) -> Path:
@@ -146,7 +146,7 @@ def _load_split(task: Task, place: _Place, files: Files, known: Mapping[_Key, Sa
     """Samples of `files` by file and row; a row in `known` stays the same object, so that no sample is its own shot."""
     found = find_files(place.folder, files.file)
     if not found:
-        raise DataMissingError(f"task {task.name}: no files {files.file} in {place.folder}; {_advice(task)}")
+        raise DataMissingError(f"task {task.name}: no files {files.file} in {place.folder}", _advice(task))
     columns = place.source.columns
     samples: dict[_Key, Sample] = {}
     positions: Counter[str] = Counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -10,8 +9,9 @@ from bench.config import RunPlan
 from bench.engine.estimate import Flops, block_shapes
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
-from bench.errors import DataMissingError, SteelyardError
-from bench.job import Job, prepare_job
+from bench.errors import SteelyardError
+from bench.job import Job
+from bench.runner import Listener, open_session, prepare_jobs
 from bench.session import Session
 from bench.telemetry.matmul import MatmulProbe
 
@@ -50,30 +50,25 @@ class _Silent:
     def advance(self, num_tokens: int) -> None: ...
 
 
-def forecast_plan(plan: RunPlan) -> Iterator[Forecast | str]:
-    """Yield a forecast for every model on every task, or a line that says why there is none.
+def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], list[SteelyardError]]:
+    """Forecast every model on every task; returns the forecasts, and why there are none for some models.
 
     Raises:
-        InputError: something in the plan, a task or its rows is wrong.
+        InputError: something in the plan, a task, its rows or a model is wrong.
     """
-    jobs = []
-    for spec in plan.tasks:
-        try:
-            jobs.append(prepare_job(spec))
-        except DataMissingError as error:
-            if not spec.skip_if_missing:
-                raise
-            yield f"skipped: {error}"
+    jobs = prepare_jobs(plan, listener)
+    forecasts: list[Forecast] = []
+    errors: list[SteelyardError] = []
     for model in plan.models:
         try:
-            session = Session(model, plan.engine)
+            session = open_session(model, plan.engine, listener)
             probe = MatmulProbe(block_shapes(session.skeleton), 1024, session.dtype, session.device)
             probe.measure()
+            forecasts += [_forecast(session, job, probe.flops_per_s) for job in jobs]
         except SteelyardError as error:
-            yield str(error)
-            continue
-        for job in jobs:
-            yield _forecast(session, job, probe.flops_per_s)
+            listener.fail(str(error))
+            errors.append(error)
+    return forecasts, errors
 
 
 def _forecast(session: Session, job: Job, rate: float) -> Forecast:
@@ -85,7 +80,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         flops += session.cost.of(block.plan.packs)
     return Forecast(
         model=session.spec.name,
-        task=f"{job.task.name} {job.spec.scoring} {job.spec.num_fewshot}-shot",
+        task=job.title,
         dtype=session.dtype_name,
         num_samples=len(job.samples),
         num_requests=sum(len(block.requests) for block in blocks),

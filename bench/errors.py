@@ -63,7 +63,11 @@ class DataError(InputError):
 
 
 class DataMissingError(DataError):
-    """A task's rows are not at hand; the message says how to get them."""
+    """A task's rows are not at hand; the message says why and ends with `advice`, how to get them."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(f"{message}; {advice}" if advice else message)
+        self.advice = advice
 
 
 class ModelInputError(InputError):

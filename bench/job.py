@@ -26,6 +26,11 @@ class Job:
     samples: tuple[PromptedSample, ...]
 
     @property
+    def title(self) -> str:
+        """The task and how it is put, as people read it."""
+        return f"{self.task.name} {self.spec.scoring} {self.spec.num_fewshot}-shot"
+
+    @property
     def form(self) -> Form:
         """How the questions are put."""
         return self.task.forms[self.spec.scoring]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from bench.engine.estimate import Flops
 from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
+from bench.errors import StoreError
 from bench.job import Job
 from bench.metrics import failed_sample, score_sample, summarise
 from bench.records import Loglikelihood, PromptedSample, Score
@@ -35,8 +37,9 @@ def score_samples(session: Session, job: Job, folder: RunFolder, progress: Progr
     run = _Run(session, job, folder, progress)
     try:
         run.score()
-    except Exception:
-        run.save()
+    except BaseException:  # an interrupt, too
+        with contextlib.suppress(StoreError):  # a full disk must not hide what went wrong
+            run.save()
         raise
     run.finish()
 
@@ -55,9 +58,12 @@ class _Run:
         self.forwarded_before: int = folder.info.get("tokens", {}).get("forwarded", 0)
         self.load_before_s, self.check_before_s = session.timing.load_s, session.timing.self_check_s
         self.timing = {"encode_s": 0.0, "plan_s": 0.0, "score_s": 0.0}
-        self.num_forwarded = 0
+        self.notes: list[str] = []
+        self.num_forwarded = self.num_halvings = 0
+        self.num_done_before = 0  # distinct tokens that this sitting need not forward
         self.num_logical = self.num_distinct = self.num_requests = self.num_packs = 0
         self.flops = Flops(0, 0, 0)
+        self.timed_flops: int = folder.info.get("floor", {}).get("timed_flops", 0)
         self.probe: MatmulProbe | None = None
 
     def score(self) -> None:
@@ -65,8 +71,12 @@ class _Run:
         session, packs = self.session, self.folder.info.get("packs")
         budget: Future[Budget] = Future()
         blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress)
-        session.load()  # while the first block is being encoded
-        chosen = session.choose_budget((packs["max_batch_tokens"], packs["max_rows"]) if packs else None)
+        try:
+            session.load()  # while the first block is being encoded
+            chosen = session.choose_budget((packs["max_batch_tokens"], packs["max_rows"]) if packs else None)
+        except BaseException:
+            budget.cancel()  # ends the thread that waits for it
+            raise
         budget.set_result(chosen)
         self.folder.update({"packs": {"max_batch_tokens": chosen.tokens, "max_rows": chosen.rows}})
         for block in blocks:
@@ -78,14 +88,16 @@ class _Run:
         self.folder.append(collector.unencodable())
         pending = collector.pending()
         to_do = sum(len(block.plan.packs[index].tokens) for index in block.plan.needed_for(pending))
-        self.progress.advance(block.plan.num_distinct - to_do)
+        self.num_done_before += block.plan.num_distinct - to_do
         if not pending:
+            self.progress.advance(block.plan.num_distinct)
             return
         scorer = self.session.scorer(block.requests, budget)
         if self.probe is None:
             self.probe = self.session.probe(min(budget.tokens, block.plan.num_distinct))
             self.probe.measure()
-        forwarded = scorer.forward.num_forwarded
+        self.progress.advance(block.plan.num_distinct - to_do)  # the clock of the time left starts here
+        forwarded, halvings = scorer.forward.num_forwarded, scorer.num_halvings
         clock = time.perf_counter()
         for scored in scorer.score(block.requests, block.plan, pending):
             self.folder.append(collector.take(scored.outcomes))
@@ -93,11 +105,16 @@ class _Run:
             self.timing["score_s"] += now - clock
             self.num_forwarded += scorer.forward.num_forwarded - forwarded
             forwarded = scorer.forward.num_forwarded
+            if scored.pack is not None:
+                self.timed_flops += self.session.cost.of([scored.pack]).total
             self.progress.advance(scored.num_tokens)
             self.probe.measure_sometimes()
             if now - self.saved > _SAVE_EVERY_S:
                 self.save()
             clock = time.perf_counter()
+        if scorer.num_halvings > halvings:
+            self.num_halvings += scorer.num_halvings - halvings
+            self.notes.append(f"memory ran out with {budget.tokens} tokens a pack; went on with {scorer.budget.tokens}")
 
     def _count(self, block: Block) -> None:
         self.timing["encode_s"] += block.encode_s
@@ -122,13 +139,16 @@ class _Run:
         }
         return {
             "timing": {name: round(seconds + self.before.get(name, 0.0), 4) for name, seconds in timing.items()},
-            "tokens": {"forwarded": self.forwarded_before + self.num_forwarded},
+            # A killed sitting could not say what it forwarded last; it was no less than what need not be done again.
+            "tokens": {"forwarded": max(self.forwarded_before, self.num_done_before) + self.num_forwarded},
+            "floor": {"timed_flops": self.timed_flops},
         }
 
     def finish(self) -> None:
         """Write metrics and what was measured; `finished` comes last."""
-        if self.probe is not None:
-            self.probe.measure()
+        if self.probe is None:  # nothing was left to score in this sitting
+            self.probe = self.session.probe(self.num_distinct)
+        self.probe.measure()
         scores = {**self.folder.failed, **self.folder.done}
         order = [sample.sample.id for sample in self.job.samples]
         measured = self._measured()
@@ -138,33 +158,30 @@ class _Run:
             "tokens": {"logical": self.num_logical, "distinct": self.num_distinct, **measured["tokens"]},
             "requests": {"num": self.num_requests},
             "packs": {"num": self.num_packs},
-            "floor": self._floor(measured["timing"]["score_s"]),
-            "engine": self.session.describe_engine(),
+            "floor": self._floor(self.probe, measured["timing"]["score_s"]),
+            "engine": {**self.session.describe_engine(), "num_out_of_memory": self.num_halvings},
             "peak_memory_bytes": self.session.peak_memory_bytes(),
-            "notes": list(self.session.notes),
+            "notes": list(dict.fromkeys([*self.session.notes, *self.notes])),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.folder.finish(order, results)
         log.info("finished: %s", {name: metric["value"] for name, metric in results["metrics"].items()})
 
-    def _floor(self, score_s: float) -> dict[str, Any]:
+    def _floor(self, probe: MatmulProbe, score_s: float) -> dict[str, Any]:
         """The least time this job could have taken on this machine, and how near scoring came to it."""
-        flops = {"flops": self.flops.total, "attention_flops": self.flops.attention, "head_flops": self.flops.head}
-        if self.probe is None:  # nothing was left to score in this sitting
-            return {**flops, **{key: self.folder.info.get("floor", {}).get(key) for key in _FLOOR_KEYS}}
-        floor_s = self.flops.total / self.probe.flops_per_s
-        values = (self.probe.flops_per_s, min(self.probe.rates), max(self.probe.rates), len(self.probe.rates), floor_s)
-        return {**flops, **dict(zip(_FLOOR_KEYS, (*values, floor_s / score_s), strict=True))}
-
-
-_FLOOR_KEYS = (
-    "matmul_flops_per_s",
-    "matmul_flops_per_s_lowest",
-    "matmul_flops_per_s_highest",
-    "num_matmul_measurements",
-    "floor_s",
-    "share",
-)
+        timed_s = min(self.timed_flops, self.flops.total) / probe.flops_per_s
+        return {
+            "flops": self.flops.total,
+            "attention_flops": self.flops.attention,
+            "head_flops": self.flops.head,
+            "timed_flops": self.timed_flops,
+            "matmul_flops_per_s": probe.flops_per_s,
+            "matmul_flops_per_s_lowest": min(probe.rates),
+            "matmul_flops_per_s_highest": max(probe.rates),
+            "num_matmul_measurements": len(probe.rates),
+            "floor_s": self.flops.total / probe.flops_per_s,
+            "share": timed_s / score_s if score_s else None,
+        }
 
 
 class _Collector:
@@ -173,7 +190,7 @@ class _Collector:
     def __init__(self, block: Block, job: Job, folder: RunFolder) -> None:
         self.block = block
         self.delimiter = job.form.delimiter
-        self.done = folder.done
+        self.done, self.failed = folder.done, folder.failed
         self.outcomes: dict[int, dict[int, Outcome]] = {}
 
     def pending(self) -> set[int]:
@@ -182,9 +199,10 @@ class _Collector:
         return {i for i, (owner, _) in enumerate(self.block.owners) if samples[owner].sample.id not in self.done}
 
     def unencodable(self) -> list[Score]:
-        """Scores of samples that cannot be put to the model."""
+        """Scores of samples that cannot be put to the model, as far as the run folder does not hold them yet."""
         pairs = zip(self.block.samples, self.block.encoded, strict=True)
-        return [failed_sample(sample, encoded.error) for sample, encoded in pairs if encoded.error is not None]
+        failed = [failed_sample(sample, encoded.error) for sample, encoded in pairs if encoded.error is not None]
+        return [score for score in failed if self.failed.get(score.id) != score]
 
     def take(self, outcomes: Mapping[int, Outcome]) -> list[Score]:
         """Take in outcomes by request; return the scores of the samples they complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -21,8 +22,8 @@ from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
 from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests
 from bench.engine.widen import lacks_instructions, widen
-from bench.errors import ModelInputError, ModelLoadError
-from bench.models.files import ModelFiles, locate
+from bench.errors import InputError, ModelInputError, ModelLoadError
+from bench.models.files import ModelFiles, locate, preparation
 from bench.models.local import (
     build_skeleton,
     choose_device,
@@ -32,7 +33,7 @@ from bench.models.local import (
     load_tokenizer,
     resolve_max_length,
 )
-from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes
+from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,23 @@ class Timing:
 
     load_s: float = 0.0
     self_check_s: float = 0.0
+
+
+def check_model(spec: ModelSpec, engine: EngineSpec) -> None:
+    """Refuse what is wrong with a model as far as that can be told at once: nothing is fetched, converted or loaded.
+
+    Raises:
+        InputError: the plan says something of the model that cannot be followed.
+    """
+    choose_device(spec.device)
+    if preparation(spec) is not None:
+        return
+    try:
+        Session(spec, engine)
+    except InputError:
+        raise
+    except Exception:  # whatever else is wrong with it comes up when it is this model's turn, and stops this model only
+        return
 
 
 class Session:
@@ -73,11 +91,13 @@ class Session:
         self.dtype = choose_dtype(spec.dtype, self.device, self.config)
         self.self_check: SelfCheck | None = None
         self._scorer: Scorer | None = None
+        self._load_error: ModelLoadError | None = None
         self.timing.load_s = time.perf_counter() - began
         if self.config.is_encoder_decoder:
             raise ModelInputError(
                 f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model"
             )
+        _ = self.attention  # a backend that does not serve this model is told before weights are loaded
 
     @property
     def dtype_name(self) -> str:
@@ -125,7 +145,10 @@ class Session:
     def model(self) -> Any:
         """The transformers model, in memory, on its device."""
         began = time.perf_counter()
-        if self.device.type == "cpu":
+        reset_peak_rss()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
             keep_freed_memory()
             torch.set_num_threads(
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -145,9 +168,27 @@ class Session:
         """Whether half-precision products are made in fp32, for want of instructions."""
         return lacks_instructions(self.dtype, self.device)
 
+    def prepare(self) -> None:
+        """Everything but the weights, now: what is wrong with a model's own files comes up here."""
+        _ = self.max_length, self.encoder, self.num_parameters, self.cost
+
     def load(self) -> None:
-        """Load the weights now rather than when they are first used."""
-        _ = self.model
+        """Load the weights now rather than when they are first used; what has failed once is not tried again."""
+        if self._load_error is not None:
+            raise self._load_error
+        try:
+            _ = self.model
+        except ModelLoadError as error:
+            self._load_error = ModelLoadError(str(error))  # without the traceback, which keeps memory
+            raise
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._scorer = None
+        self.__dict__.pop("model", None)
+        gc.collect()  # transformers' modules refer to each other in circles
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def choose_budget(self, remembered: tuple[int, int] | None) -> Budget:
         """Tokens and rows of a pack: the plan's, else those an earlier sitting of the run chose, else by memory."""
@@ -180,7 +221,7 @@ class Session:
         return MatmulProbe(block_shapes(self.skeleton), num_tokens, dtype, self.device)
 
     def peak_memory_bytes(self) -> int:
-        """Most memory held so far: on the GPU what torch allocated there, else the process's."""
+        """Most memory held since loading began: on the GPU what torch allocated there, else the process's."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         return peak_rss_bytes()
@@ -195,7 +236,6 @@ class Session:
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
-            "num_out_of_memory": self._scorer.num_halvings if self._scorer else 0,
             "self_check": None
             if check is None
             else {"max_difference": check.max_difference, "tolerance": check.tolerance},

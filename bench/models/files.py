@@ -63,7 +63,8 @@ def locate(spec: ModelSpec) -> ModelFiles:
 def preparation(spec: ModelSpec) -> str | None:
     """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
     if spec.source == "embedded":
-        return None if _is_converted() else "converting the embedded model, this once (about half a minute)"
+        is_ready = _is_converted() or importlib.util.find_spec(_EMBEDDED_PACKAGE) is None
+        return None if is_ready else "converting the embedded model, this once (about half a minute)"
     is_here = spec.source == "fake" or Path(spec.source).expanduser().is_dir() or not _is_hub_id(spec.source)
     return None if is_here else f"looking for {spec.source} in the cache and on the hub"
 
@@ -165,7 +166,8 @@ def _convert_gguf(source: Path, folder: Path) -> None:
     """Write a GGUF file's model, dequantised to fp32, and its tokenizer as a transformers folder."""
     import gguf
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bench.hf import AutoModelForCausalLM, AutoTokenizer
 
     # transformers reads the file's header, which holds the whole vocabulary, four times, and lists the tensors' names
     # anew for each module: more than half of the time.

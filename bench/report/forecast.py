@@ -5,22 +5,25 @@ from __future__ import annotations
 from rich.text import Text
 
 from bench.dryrun import USUAL_SHARE, Forecast
-from bench.report.text import LABEL_WIDTH, Screen, count, duration, hanging
+from bench.report.text import LABEL_WIDTH, Screen, count, duration, hanging, percent, scaled
 
 
 def render_forecast(forecast: Forecast, screen: Screen) -> str:
     """One model on one task, counted and predicted."""
-    shared = forecast.num_logical / max(1, forecast.num_distinct)
+    fewer = forecast.num_logical / max(1, forecast.num_distinct)
     share = forecast.flops.attention / max(1, forecast.flops.total)
+    distinct = count(forecast.num_distinct)
+    usual = percent(USUAL_SHARE, 0)
+    rate = forecast.matmul_flops_per_s
     facts = [
         ("requests", f"{count(forecast.num_samples)} samples, {count(forecast.num_requests)} requests"),
-        ("tokens", f"{count(forecast.num_logical)} logical, {count(forecast.num_distinct)} distinct ({shared:.1f} times fewer)"),
+        ("tokens", f"{count(forecast.num_logical)} logical, {distinct} distinct ({fewer:.1f} times fewer)"),
         ("packs", f"{count(forecast.num_packs)} of at most {count(forecast.max_batch_tokens)} tokens"),
         ("shortened", f"{count(forecast.num_shortened)} prompts do not fit whole" if forecast.num_shortened else ""),
-        ("work", f"{forecast.flops.total / 1e12:.2f} TFLOP, {share:.0%} of it attention"),
-        ("machine", f"{forecast.matmul_flops_per_s / 1e9:,.0f} GFLOP/s in {forecast.dtype} matrix products, measured now"),
-        ("predicted", f"{duration(forecast.predicted_s)} of scoring, at the usual {USUAL_SHARE:.0%} of that rate"),
-    ]  # fmt: skip
+        ("work", f"{scaled(forecast.flops.total, 'FLOP')}, {percent(share, 0)} % of it attention"),
+        ("machine", f"{scaled(rate, 'FLOP/s')} in {forecast.dtype} matrix products, measured now"),
+        ("predicted", f"{duration(forecast.predicted_s)} of scoring, at the usual {usual} % of that rate"),
+    ]
     lines = hanging(screen, Text(), Text.assemble((forecast.model, "bold"), f" · {forecast.task}"))
     for label, text in facts:
         if text:

@@ -7,16 +7,24 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from bench.report.text import count, duration, one_line, rate
 
+_NARROW = 100  # columns; on a screen below that the bar comes without the speed
+
 
 class TerminalListener:
-    """Prints what a run has to say to stderr, so that stdout holds results only."""
+    """Prints what a run has to say to stderr, so that stdout holds results only.
 
-    def __init__(self) -> None:
+    Args:
+        has_bar: False where something else is printed meanwhile, such as the log.
+    """
+
+    def __init__(self, *, has_bar: bool = True) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._has_bar = has_bar and sys.stderr.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID = TaskID(0)
 
@@ -24,15 +32,20 @@ class TerminalListener:
         """Print a line."""
         self._console.print(one_line(text))
 
+    def fail(self, text: str) -> None:
+        """Print a line about something that went wrong."""
+        self.say(f"bench: {text}")
+
     def start(self, title: str) -> None:
         """Show a bar, or say that the run starts."""
-        if not sys.stderr.isatty():
+        if not self._has_bar:
             self.say(title)
             return
+        cell = Column(no_wrap=True, overflow="ellipsis", ratio=2)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            _Speed(),
+            TextColumn("{task.description}", markup=False, table_column=cell),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            _Speed(is_short=self._console.width < _NARROW),
             console=self._console,
             transient=True,
             expand=True,
@@ -66,13 +79,17 @@ class TerminalListener:
 class _Speed(ProgressColumn):
     """Tokens done and planned, tokens/s of this sitting, and the time left once all is planned."""
 
+    def __init__(self, *, is_short: bool) -> None:
+        super().__init__(table_column=Column(no_wrap=True, justify="right"))
+        self._is_short = is_short
+
     def render(self, task: Task) -> Text:
         """One cell of the bar."""
         since, done = task.fields["since"], task.completed
         fresh = done - task.fields["ahead"]
         speed = fresh / max(time.perf_counter() - since, 1e-3) if since is not None and fresh > 0 else None
         parts = [f"{count(done)} of {count(task.fields['planned'])} tokens"]
-        if speed:
+        if speed and not self._is_short:
             parts.append(f"{rate(speed)}/s")
         if speed and task.total:
             parts.append(f"{duration((task.total - done) / speed)} left")
