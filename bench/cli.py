@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=_at_least_one, default=16, metavar="N", help="samples to score again (default 16)"
     )
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default 0)")
+    verify.add_argument("--device", default="auto", metavar="DEVICE", help="where to score them (default auto)")
     verify.set_defaults(command=_verify)
 
     doctor = commands.add_parser("doctor", parents=[common], help="say what this machine has")
@@ -238,7 +239,7 @@ def _verify(options: argparse.Namespace) -> int:
     from bench.report.verification import render_verification
     from bench.verify import verify_run
 
-    print(render_verification(verify_run(options.run, options.samples, options.seed)))
+    print(render_verification(verify_run(options.run, options.samples, options.seed, options.device)))
     return 0
 
 

@@ -176,12 +176,16 @@ def _bare(error: SteelyardError) -> SteelyardError:
     return bare
 
 
-def run_identity(session: Session, job: Job) -> str:
-    """Hash of everything that can change an answer; change one and it is another run."""
+def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None = None) -> str:
+    """Hash of everything that can change an answer; change one and it is another run.
+
+    `made_with` is the dtype and the type of device that a run was made with, if it is not the session's.
+    """
+    dtype, device = made_with or (session.dtype_name, session.device.type)
     return identity(
         {
-            "model": [session.spec.source, session.files.fingerprint, session.dtype_name],
-            "device": session.device.type,
+            "model": [session.spec.source, session.files.fingerprint, dtype],
+            "device": device,
             "task": [job.task.name, job.task.version, job.spec.scoring, job.form.metric],
             "data": job.dataset.checksum,
             "prompts": job.prompt_hash,

@@ -20,17 +20,19 @@ from bench.config import RunPlan
 from bench.disk import lock_folder, write_json
 from bench.engine.pack import TokenRequest
 from bench.engine.plain import score_alone
-from bench.errors import RunFolderError, VerifyError
+from bench.errors import RunFolderError, ScoringError, VerifyError, one_of
 from bench.job import Job, prepare_job
-from bench.metrics import score_sample, summarise
+from bench.metrics import failed_sample, score_sample, summarise
 from bench.records import Loglikelihood, PromptedSample, Score
 from bench.runner import run_identity
 from bench.schema import validate
 from bench.session import Session
-from bench.store import RUN_FILE, Run, read_run
+from bench.store import RUN_FILE, SAMPLES_FILE, Run, read_run
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 1.0}
 """Largest |difference| of a loglikelihood from fp32 that rounding explains, per continuation token, by dtype."""
+
+_NUM_SHOWN = 3  # problems in the message; all are in run.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,49 +60,70 @@ class Verification:
     verified_at: str
 
 
-def verify_run(path: Path, num_rescored: int, seed: int = 0) -> Verification:
+def verify_run(path: Path, num_rescored: int, seed: int = 0, device: str = "auto") -> Verification:
     """Verify a finished run and write what was found into its run.json.
 
     Args:
         path: the run folder.
         num_rescored: how many samples to score again.
         seed: which ones are drawn.
+        device: where they are scored; it need not be the run's.
 
     Raises:
         RunFolderError: it is not a finished run, or it is in use.
         VerifyError: its numbers do not hold.
     """
-    run = read_run(path)
-    if run.info.get("status") != "finished":
-        raise RunFolderError(f"{path} has status {run.info.get('status')!r}; only a finished run can be verified")
-    plan = validate(RunPlan, run.info["config"], RunFolderError, path / RUN_FILE)
+    read_run(path, with_scores=False)  # a path that is no run folder gets no lock file
+    lock = lock_folder(path)
+    try:
+        run = read_run(path)
+        found = _verify(run, num_rescored, seed, device)
+        write_json(path / RUN_FILE, {**run.info, "verify": asdict(found)})
+    finally:
+        os.close(lock)
+    if found.problems:
+        shown, num_more = found.problems[:_NUM_SHOWN], len(found.problems) - _NUM_SHOWN
+        more = f"; and {num_more} more, see `verify` in {RUN_FILE}" if num_more > 0 else ""
+        raise VerifyError(f"{path} does not hold: {'; '.join(shown)}{more}")
+    return found
+
+
+def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification:
+    if (status := run.info.get("status")) != "finished":
+        raise RunFolderError(f"{run.path} has status {status!r}; only a finished run can be verified")
+    plan = validate(RunPlan, _recorded(run, "config"), RunFolderError, run.path / RUN_FILE)
+    tolerance = TOLERANCE.get(dtype := _recorded(run, "model.dtype"))
+    if tolerance is None:
+        raise RunFolderError(f"{run.path / RUN_FILE}: model.dtype: {dtype!r} is no dtype; {one_of(dtype, TOLERANCE)}")
     job = prepare_job(plan.tasks[0])
-    session = Session(replace_dtype(plan, "float32"), plan.engine)
-    problems = [*run.problems, *_inconsistencies(run, job), *_changes(run, job, plan)]
+    model = plan.models[0].model_copy(update={"dtype": "float32", "device": device})
+    session = Session(model, plan.engine.model_copy(update={"attention": "auto"}))
+    problems = [*run.problems, *_inconsistencies(run, job), *_changes(run, job, session)]
     scores = {score.id: score for score in run.scores}
     scored = [sample for sample in job.samples if (score := scores.get(sample.sample.id)) and score.error is None]
     chosen = random.Random(seed).sample(scored, min(num_rescored, len(scored)))
-    differences, flips, far = _rescore(session, chosen, scores, TOLERANCE[run.info["model"]["dtype"]])
-    verification = Verification(
+    differences, flips, far = _rescore(session, chosen, scores, tolerance)
+    return Verification(
         num_samples=len(job.samples),
         num_rescored=len(chosen),
         max_difference=max(differences, default=0.0),
         mean_difference=float(np.mean(differences)) if differences else 0.0,
-        tolerance=TOLERANCE[run.info["model"]["dtype"]],
+        tolerance=tolerance,
         num_flips=len(flips),
         flips=tuple(flips),
         problems=(*problems, *far),
         verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _record(path, run, verification)
-    if verification.problems:
-        raise VerifyError(f"{path} does not hold: " + "; ".join(verification.problems))
-    return verification
 
 
-def replace_dtype(plan: RunPlan, dtype: str) -> Any:
-    """The plan's model in another dtype."""
-    return plan.models[0].model_copy(update={"dtype": dtype})
+def _recorded(run: Run, key_path: str) -> Any:
+    """What run.json holds at a dotted path; every finished run has it."""
+    value: Any = run.info
+    for key in key_path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise RunFolderError(f"{run.path / RUN_FILE} lacks {key_path}, which every finished run has")
+        value = value[key]
+    return value
 
 
 def _inconsistencies(run: Run, job: Job) -> Iterator[str]:
@@ -110,37 +133,53 @@ def _inconsistencies(run: Run, job: Job) -> Iterator[str]:
         yield "its samples are not the task's, each once, in task order"
         return
     for score in run.scores:
-        if score.error is None and _derived(samples[score.id], score, job.form.delimiter) != score:
+        if _derived(samples[score.id], score, job.form.delimiter) != score:
             yield f"sample {score.id}: prediction, gold or correctness do not follow from its loglikelihoods"
-    expected = summarise(run.scores, job.task.categories)
+    try:
+        expected = summarise(run.scores, job.task.categories)
+    except ScoringError as error:
+        yield str(error)
+        return
     for part, values in _as_json(expected).items():
         if run.info.get(part) != values:
-            yield f"`{part}` in {RUN_FILE} does not follow from samples.jsonl"
+            yield f"`{part}` in {RUN_FILE} does not follow from {SAMPLES_FILE}"
 
 
-def _derived(sample: PromptedSample, score: Score, delimiter: str) -> Score:
-    """The score as its loglikelihoods give it; where shots were dropped, its prompt is its own."""
+def _derived(sample: PromptedSample, score: Score, delimiter: str) -> Score | None:
+    """The score as its loglikelihoods give it; None where it has not one for each choice."""
+    if score.error is not None:  # which prompt it was put with is not known: shots may have been left out
+        return replace(failed_sample(sample, score.error), prompt_hash=score.prompt_hash)
+    if not len(score.loglikelihoods) == len(score.is_greedy) == len(sample.requests):
+        return None
     outcomes = [
         Loglikelihood(value, is_greedy, 1)
         for value, is_greedy in zip(score.loglikelihoods, score.is_greedy, strict=True)
     ]
-    derived = score_sample(
-        sample, outcomes, delimiter=delimiter, truncated=score.truncated, num_shots_dropped=score.num_shots_dropped
+    return score_sample(
+        _shortened(sample, score.num_shots_dropped),
+        outcomes,
+        delimiter=delimiter,
+        truncated=score.truncated,
+        num_shots_dropped=score.num_shots_dropped,
     )
-    return replace(derived, prompt_hash=score.prompt_hash) if score.num_shots_dropped else derived
 
 
-def _changes(run: Run, job: Job, plan: RunPlan) -> Iterator[str]:
+def _shortened(sample: PromptedSample, num_shots_dropped: int) -> PromptedSample:
+    """The sample without its last shots, as it was scored."""
+    prompt = sample.requests[0].prompt.without_shots(num_shots_dropped)
+    return replace(sample, requests=tuple(replace(request, prompt=prompt) for request in sample.requests))
+
+
+def _changes(run: Run, job: Job, session: Session) -> Iterator[str]:
     """What has changed since the run was made."""
-    recorded = run.info["task"]
-    if recorded["data"]["sha256"] != job.dataset.checksum:
+    if _recorded(run, "task.data.sha256") != job.dataset.checksum:
         yield "the task's rows are not those that were scored"
-    if recorded["prompt_hash"] != job.prompt_hash:
+    if _recorded(run, "task.prompt_hash") != job.prompt_hash:
         yield "the task's prompts are not those that were scored"
-    session = Session(plan.models[0], plan.engine)
-    if run.info["model"]["fingerprint"] != session.files.fingerprint:
+    made_with = _recorded(run, "model.dtype"), str(_recorded(run, "engine.device")).partition(":")[0]
+    if _recorded(run, "model.fingerprint") != session.files.fingerprint:
         yield "the model is not the one that was scored"
-    elif run.info["identity"] != run_identity(session, job):
+    elif _recorded(run, "identity") != run_identity(session, job, made_with):
         yield "the settings are not those of the run's identity"
 
 
@@ -153,9 +192,9 @@ def _rescore(
     far: list[str] = []
     for sample in samples:
         score = scores[sample.sample.id]
-        requests = [
-            _tokenize(session, sample, request.continuation, score.num_shots_dropped) for request in sample.requests
-        ]
+        requests, is_cut = _tokenize(session, _shortened(sample, score.num_shots_dropped))
+        if len(requests) != len(score.loglikelihoods):
+            continue  # `_inconsistencies` has said so
         plain = score_alone(session.model, requests)
         own = [abs(a - b) for a, b in zip(plain, score.loglikelihoods, strict=True)]
         differences += own
@@ -164,23 +203,31 @@ def _rescore(
         allowed = [tolerance * len(request.targets) for request in requests]
         if any(difference > limit for difference, limit in zip(own, allowed, strict=True)):
             far.append(f"sample {score.id}: a loglikelihood differs from plain fp32 scoring by {max(own):.4g}")
+        if score.truncated != (is_cut or score.num_shots_dropped > 0):
+            far.append(f"sample {score.id}: `truncated` is not true of it")
     return differences, flips, far
 
 
-def _tokenize(session: Session, sample: PromptedSample, continuation: str, num_shots_dropped: int) -> TokenRequest:
-    """Token ids by two calls of the tokenizer, as lm-evaluation-harness makes them."""
-    text = sample.requests[0].prompt.without_shots(num_shots_dropped).text
+def _tokenize(session: Session, sample: PromptedSample) -> tuple[list[TokenRequest], bool]:
+    """Token ids by two calls of the tokenizer, as lm-evaluation-harness makes them, and whether tokens were cut."""
+    text = sample.requests[0].prompt.text
     context = text.rstrip()
     tokenizer = session.tokenizer
     starts_with_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     adds = session.engine.bos != "never" and not starts_with_bos
-    before = tokenizer.encode(context, add_special_tokens=adds)
-    after = tokenizer.encode(text + continuation, add_special_tokens=adds)[len(before) :]
-    if not context:
-        before = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
-        after = tokenizer.encode(text + continuation, add_special_tokens=False)
-    inputs = np.array((before + after)[-(session.max_length + 1) : -1], dtype=np.uint32)
-    return TokenRequest(inputs, tuple(after))
+    requests: list[TokenRequest] = []
+    is_cut = False
+    for request in sample.requests:
+        whole = text + request.continuation
+        before = tokenizer.encode(context, add_special_tokens=adds)
+        after = tokenizer.encode(whole, add_special_tokens=adds)[len(before) :]
+        if not context:
+            before = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+            after = tokenizer.encode(whole, add_special_tokens=False)
+        is_cut = is_cut or len(before) + len(after) - 1 > session.max_length
+        inputs = np.array((before + after)[-(session.max_length + 1) : -1], dtype=np.uint32)
+        requests.append(TokenRequest(inputs, tuple(after)))
+    return requests, is_cut
 
 
 def _as_json(parts: dict[str, Any]) -> dict[str, Any]:
@@ -188,11 +235,3 @@ def _as_json(parts: dict[str, Any]) -> dict[str, Any]:
     if isinstance(parts, dict):
         return {key: _as_json(value) for key, value in parts.items()}
     return list(parts) if isinstance(parts, tuple) else parts
-
-
-def _record(path: Path, run: Run, verification: Verification) -> None:
-    lock = lock_folder(path)
-    try:
-        write_json(path / RUN_FILE, {**run.info, "verify": asdict(verification)})
-    finally:
-        os.close(lock)
