@@ -95,7 +95,6 @@ class _Run:
         scorer = self.session.scorer(block.requests, budget)
         if self.probe is None:
             self.probe = self.session.probe(min(budget.tokens, block.plan.num_distinct))
-            self.probe.measure()
         self.progress.advance(block.plan.num_distinct - to_do)  # the clock of the time left starts here
         forwarded, halvings = scorer.forward.num_forwarded, scorer.num_halvings
         clock = time.perf_counter()
