@@ -151,7 +151,8 @@ def _run(options: argparse.Namespace) -> int:
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if paths and errors:
         _complain(f"{len(errors)} of {len(outcomes)} runs did not finish, for the reasons given above")
-    return max((error.exit_code for error in errors), default=0)
+    has_failed_samples = any(outcome.num_failed for outcome in outcomes)
+    return max((error.exit_code for error in errors), default=int(has_failed_samples))
 
 
 def _default_plan() -> Path:

@@ -32,12 +32,14 @@ class Outcome:
     Attributes:
         path: its run folder; None if it never got one.
         error: why it is not finished; None if it is.
+        num_failed: samples that have no score although the run is finished; the next command tries them again.
     """
 
     model: str
     task: str
     path: Path | None
     error: SteelyardError | None = None
+    num_failed: int = 0
 
 
 class Listener(Progress, Protocol):
@@ -121,6 +123,7 @@ def _run_model(spec: ModelSpec, jobs: Sequence[Job], plan: RunPlan, listener: Li
 def _run_job(session: Session, job: Job, plan: RunPlan, listener: Listener) -> Outcome:
     """Run one model on one task, continuing what an earlier command began."""
     path: Path | None = None
+    title = f"{session.spec.name} · {job.title}"
     try:
         key = run_identity(session, job)
         name = run_name(session.spec.name, job.task.name, job.spec.scoring, job.spec.num_fewshot, key)
@@ -134,13 +137,16 @@ def _run_job(session: Session, job: Job, plan: RunPlan, listener: Listener) -> O
         }
         with RunFolder.open(plan.out, name, key, header) as folder:
             if folder.is_finished and not folder.failed:
-                listener.say(f"{session.spec.name} · {job.title}: finished before, nothing to score")
+                listener.say(f"{title}: finished before, nothing to score")
             else:
                 _score_job(session, job, folder, listener)
+            failed = list(folder.failed.values())
     except SteelyardError as error:
-        listener.fail(f"{session.spec.name} · {job.title}: {error}")
+        listener.fail(f"{title}: {error}")
         return Outcome(session.spec.name, job.task.name, path, _bare(error))
-    return Outcome(session.spec.name, job.task.name, path)
+    if failed:
+        listener.fail(f"{title}: {len(failed)} of {len(job.samples)} samples have no score: {failed[0].error}")
+    return Outcome(session.spec.name, job.task.name, path, num_failed=len(failed))
 
 
 def _score_job(session: Session, job: Job, folder: RunFolder, listener: Listener) -> None:

@@ -185,10 +185,10 @@ class Session:
     def close(self) -> None:
         """Give the model's memory back."""
         self._scorer = None
-        self.__dict__.pop("model", None)
-        gc.collect()  # transformers' modules refer to each other in circles
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.__dict__.pop("model", None) is not None:
+            gc.collect()  # transformers' modules refer to each other in circles
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def choose_budget(self, remembered: tuple[int, int] | None) -> Budget:
         """Tokens and rows of a pack: the plan's, else those an earlier sitting of the run chose, else by memory."""
