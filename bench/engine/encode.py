@@ -135,7 +135,8 @@ class Encoder:
             self._backend.no_truncation()
             self._backend.no_padding()
             if self._backend.encode("a").ids[-1:] == self._backend.encode("a", add_special_tokens=False).ids[-1:]:
-                self._boundaries = Boundaries(self._backend)  # nothing is appended to a text: pieces can be joined
+                boundaries = Boundaries(self._backend)  # nothing is appended to a text: pieces can be joined
+                self._boundaries = boundaries if boundaries.is_known else None
 
     @property
     def is_sharing(self) -> bool:
