@@ -32,9 +32,9 @@ class Screen:
     has_color: bool = False
 
     @classmethod
-    def of(cls, stream: TextIO = sys.stdout) -> Screen:
-        """The screen behind a stream; a pipe or a file is 120 columns wide and has no colour."""
-        if not stream.isatty():
+    def of(cls, stream: TextIO | None = None) -> Screen:
+        """The screen behind a stream, stdout by default; a pipe or a file is 120 columns wide and has no colour."""
+        if not (stream or sys.stdout).isatty():
             return cls()
         has_color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return cls(shutil.get_terminal_size((80, 24)).columns, has_color)
