@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+from runs import Bench, Forks
 
 # The same examples each time, so that a red run always means a change; `--hypothesis-profile=thorough` looks further.
 settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The command line, in this process and with one thread: tiny models gain nothing by more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    return Bench(capsys)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """The command line in processes that may be killed."""
+    server = Forks()
+    yield server
+    server.close()

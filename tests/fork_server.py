@@ -1,0 +1,72 @@
+"""Starts `bench` commands as forks of a process that has imported everything; see `runs.Forks`.
+
+One JSON object a line. `{"argv": […], "output": PATH}` starts a command and answers its process id; with `file_limit`
+it may write no file beyond that many bytes; with `scored` it notes there, one line a pack, which samples it puts into
+the journal, before it does. `{"wait": PID}` answers a command's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bench.cli
+import bench.report.progress
+import bench.report.tables
+import bench.runner  # imports torch and transformers
+from bench.records import Score
+from bench.store import RunFolder
+
+
+def run(request: dict[str, Any]) -> int:
+    os.sched_getaffinity = lambda _: {0}  # one thread: many commands share the machine, and none of them computes much
+    fd = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.environ.pop("COLUMNS", None)  # the terminal says how wide it is
+    if "file_limit" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+    if "scored" in request:
+        note_scored(Path(request["scored"]))
+    code = bench.cli.main(request["argv"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def note_scored(path: Path) -> None:
+    append = RunFolder.append
+
+    def noting(self: RunFolder, scores: Sequence[Score]) -> None:
+        if scores:
+            with path.open("a") as file:
+                file.write(json.dumps([score.id for score in scores]) + "\n")
+        append(self, scores)
+
+    RunFolder.append = noting  # type: ignore[method-assign]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            status = os.waitpid(request["wait"], 0)[1]
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                code = run(request)
+            finally:
+                os._exit(code)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()
