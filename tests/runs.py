@@ -142,7 +142,7 @@ def raising(error: BaseException, packs: Iterable[int]) -> Callable[[int, Any, A
 
     def change(number: int, _: Any, logits: Any) -> Any:
         if number in numbers:
-            raise error
+            raise type(error)(*error.args)  # a fresh one, since an exception keeps the frames it went through
         return logits
 
     return change
