@@ -193,7 +193,7 @@ def test_a_wrong_proof_is_noticed_and_whole_texts_encoded(
     tokenizer = tokenizer_of("gpt2")
     encoder = Encoder(tokenizer, EncodingRules(10**6))
     assert encoder.is_sharing
-    samples = [prompted(Prompt("", ("Say they'",), "re here:"), [" A", " B"]) for _ in range(3)]
+    samples = [prompted(Prompt("", ("Say they'r",), "e here:"), [" A", " B"]) for _ in range(3)]
     check_equal(encoder.encode(samples), lm_eval_pairs(tokenizer, samples))
     assert not encoder.is_sharing
 
