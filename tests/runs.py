@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 TESTS = Path(__file__).parent
-SMALL = {"task": "pocket", "num_fewshot": 0, "limit": 12}
-"""12 questions: 7 packs of at most 512 tokens."""
+SMALL = {"task": "pocket", "scoring": "cloze", "num_fewshot": 0, "limit": 12}
+"""12 questions: a few packs of at most 512 tokens."""
 
 
 def write_plan(folder: Path, *, models: Any = None, tasks: Any = None, name: str = "plan.yaml", **engine: Any) -> Path:

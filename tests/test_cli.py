@@ -133,12 +133,12 @@ def test_a_defect_is_one_line_too(cli: Bench, monkeypatch: pytest.MonkeyPatch) -
 
 def test_results_go_to_stdout_and_what_happens_to_stderr(tmp_path: Path, cli: Bench) -> None:
     found = cli(
-        "run", write_plan(tmp_path), "--limit", 3, "--set", "tasks.0.scoring=cloze", "--out", tmp_path / "other"
+        "run", write_plan(tmp_path), "--limit", 3, "--set", "tasks.0.scoring=letter", "--out", tmp_path / "other"
     )
     assert found.code == 0
-    assert found.err == "fake · pocket cloze 0-shot\n"
+    assert found.err == "fake · pocket letter 0-shot\n"
     run = only_run(tmp_path / "other")
-    assert "pocket · cloze · 0-shot · 3 of 336 samples" in found.out
+    assert "pocket · letter · 0-shot · 3 of 336 samples" in found.out
     assert str(run) in found.out
     assert ANSI not in found.out + found.err
     assert len(read_lines(run)) == 3
@@ -166,7 +166,7 @@ def test_rows_that_are_not_at_hand_are_skipped_in_one_line(
     assert found.code == 0
     assert found.err.splitlines() == [
         "skipped mmlu, whose rows are not at hand: set MMLU_DIR or set data_dir for this task in the plan or go online",
-        "fake · pocket letter 0-shot",
+        "fake · pocket cloze 0-shot",
     ]
 
 
@@ -183,7 +183,7 @@ def test_a_dry_run_counts_and_loads_nothing(tmp_path: Path, cli: Bench, no_weigh
     found = cli("run", write_plan(tmp_path), "--dry-run", "--limit", 5)
     assert (found.code, found.err) == (0, "")
     for pattern in (
-        r"fake · pocket letter 0-shot",
+        r"fake · pocket cloze 0-shot",
         r"requests +5 samples, 20 requests",
         r"tokens +[\d,]+ logical, [\d,]+ distinct \(\d\.\d times fewer\)",
         r"packs +3 of at most 512 tokens",
@@ -272,7 +272,7 @@ def test_a_table_is_made_of_folders_of_runs(results: Path, cli: Bench) -> None:
     found = cli("table", results)
     assert found.code == 0
     assert found.out == cli("table", only_run(results)).out
-    assert "pocket · letter · 0-shot" in found.out
+    assert "pocket · cloze · 0-shot" in found.out
 
 
 # --- tasks and machine ---
@@ -324,4 +324,4 @@ def test_on_a_terminal_a_bar_shows_tokens_and_the_time_left(tmp_path: Path, fork
     shown = written.decode()
     distinct = read_info(run_folders(tmp_path / "results")[0])["tokens"]["distinct"]
     assert ANSI in shown
-    assert re.search(rf"fake · pocket letter 0-shot.*[\d,]+ of {distinct:,} tokens · [\d,]+/s · [\d.]+ s left", shown)
+    assert re.search(rf"fake · pocket cloze 0-shot.*[\d,]+ of {distinct:,} tokens · [\d,]+/s · [\d.]+ s left", shown)

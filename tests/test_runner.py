@@ -116,7 +116,7 @@ def test_the_recorded_plan_runs_as_the_same_run(tmp_path: Path, cli: Bench) -> N
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(read_info(run)["config"]))
     found = cli("run", again, "--out", tmp_path / "results")
-    assert found.err == "fake · pocket letter 0-shot: finished before, nothing to score\n"
+    assert found.err == "fake · pocket cloze 0-shot: finished before, nothing to score\n"
 
 
 def test_what_does_not_fit_is_shortened_and_counted(tmp_path: Path, cli: Bench) -> None:
@@ -146,7 +146,7 @@ def test_a_finished_run_is_not_scored_again_nor_its_model_loaded(
     monkeypatch.setattr("bench.session.load_model", load)
     again = cli("run", plan)
     assert (again.code, again.out) == (0, first.out)
-    assert again.err == "fake · pocket letter 0-shot: finished before, nothing to score\n"
+    assert again.err == "fake · pocket cloze 0-shot: finished before, nothing to score\n"
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
 
 
@@ -222,14 +222,14 @@ def test_a_model_that_cannot_be_reached_fails_alone(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     models = [{"source": "owner/far"}, {"source": "fake"}]
-    tasks = [{**SMALL, "limit": 2}, {**SMALL, "limit": 2, "scoring": "cloze"}]
+    tasks = [{**SMALL, "limit": 2}, {**SMALL, "limit": 2, "scoring": "letter"}]
     found = cli("run", write_plan(tmp_path, models=models, tasks=tasks))
     assert found.code == 1
     assert found.err.splitlines() == [
         "looking for owner/far in the cache and on the hub",
         "bench: model far: owner/far cannot be reached: no hub connection and no copy in the cache",
-        "fake · pocket letter 0-shot",
         "fake · pocket cloze 0-shot",
+        "fake · pocket letter 0-shot",
         "bench: 2 of 4 runs did not finish, for the reasons given above",
     ]
     assert [read_info(run)["status"] for run in run_folders(tmp_path / "results")] == ["finished"] * 2
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(
         raise ModelLoadError(f"model {spec.name} cannot be loaded: header too large")
 
     monkeypatch.setattr("bench.session.load_model", load)
-    found = cli("run", write_plan(tmp_path, tasks=[SMALL, {**SMALL, "scoring": "cloze"}]))
+    found = cli("run", write_plan(tmp_path, tasks=[SMALL, {**SMALL, "scoring": "letter"}]))
     assert (found.code, found.out, calls) == (1, "", ["fake"])
     assert found.err.count("bench: ") == 2
     for run in run_folders(tmp_path / "results"):
@@ -287,8 +287,8 @@ def test_an_exception_inside_a_model_is_one_line_and_its_traceback_in_the_log(
     assert found.code == 1
     log = bad / "run.log"
     assert found.err.splitlines()[1:] == [
-        f"bench: bad · pocket letter 0-shot: RuntimeError: shapes do not match: (3, 4) (the traceback is in {log})",
-        "good · pocket letter 0-shot",
+        f"bench: bad · pocket cloze 0-shot: RuntimeError: shapes do not match: (3, 4) (the traceback is in {log})",
+        "good · pocket cloze 0-shot",
         "bench: 1 of 2 runs did not finish, for the reasons given above",
     ]
     assert "Traceback" in log.read_text()
