@@ -92,7 +92,7 @@ def _attention_forward(
     _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
     if pack.is_trunk:
         current.trunk.keep(module, pack.prefix_length, own_key, own_value)
-    window = kwargs.get("sliding_window")
+    window = kwargs.get("sliding_window", getattr(module, "sliding_window", None))  # Qwen2-MoE does not pass it on
     deepest = pack.prefix_length + len(pack.tokens)
     scaling = kwargs.get("scaling")
     inputs = AttentionInputs(
