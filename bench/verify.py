@@ -132,9 +132,11 @@ def _inconsistencies(run: Run, job: Job) -> Iterator[str]:
     if [score.id for score in run.scores] != list(samples):
         yield "its samples are not the task's, each once, in task order"
         return
-    for score in run.scores:
-        if _derived(samples[score.id], score, job.form.delimiter) != score:
-            yield f"sample {score.id}: prediction, gold or correctness do not follow from its loglikelihoods"
+    wrong = [score for score in run.scores if _derived(samples[score.id], score, job.form.delimiter) != score]
+    for score in wrong:
+        yield f"sample {score.id}: prediction, gold or correctness do not follow from its loglikelihoods"
+    if wrong:
+        return
     try:
         expected = summarise(run.scores, job.task.categories)
     except ScoringError as error:

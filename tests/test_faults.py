@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from runs import (
-    SMALL,
     Bench,
     Forks,
     assert_same_run,
