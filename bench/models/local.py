@@ -13,6 +13,7 @@ from bench.models.files import ModelFiles
 
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"
+_SCALED_FROM = "original_max_position_embeddings"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,10 +71,12 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
         from bench.models.fake import fake_model
 
         return fake_model(config).to(device=device, dtype=dtype)
+    has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     try:
         model = AutoModelForCausalLM.from_pretrained(
             files.folder,
             config=config,
+            attn_implementation="eager" if has_softcap else None,  # sdpa, the default, silently leaves soft caps out
             dtype=dtype,
             device_map={"": device} if device.type == "cuda" else None,
             use_safetensors=None if spec.allow_pickle else True,
@@ -92,8 +95,10 @@ def resolve_max_length(config: Any, tokenizer: Any) -> int:
     """
     config = getattr(config, "text_config", None) or config
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in {"dynamic", "longrope"} and rope.get("original_max_position_embeddings"):
-        return int(rope["original_max_position_embeddings"])
+    scalings = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one for all layers or one a kind
+    held_to = [part.get(_SCALED_FROM) for part in scalings if part.get("rope_type") in {"dynamic", "longrope"}]
+    if any(held_to):
+        return min(int(length) for length in held_to if length)
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
         if getattr(config, name, None) is not None:
             return int(getattr(config, name))
