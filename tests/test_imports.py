@@ -1,0 +1,129 @@
+"""Who imports whom, read from the source: one way only, what is heavy in few files, and printing in one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "bench"
+
+# From the ground up; a module imports from its own layer and from those above it in this list.
+LAYERS = [
+    """bench errors records""",
+    """schema template task config metrics stats
+    engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
+    """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
+    engine.encode engine.pipeline engine.allocator""",
+    """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
+    engine.selfcheck models models.*""",
+    """session scoring""",
+    """runner verify dryrun doctor report report.*""",
+    """cli __main__""",
+]
+TENSORS = ["engine.attention.*", "engine.head", "engine.widen", "engine.forward", "engine.plain", "engine.scorer"]
+ALLOWED = {
+    "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
+    "transformers": ["hf"],
+    "rich.progress": ["report.progress"],
+    "argparse": ["cli"],
+    "pynvml": ["telemetry.machine"],
+    "huggingface_hub": ["rows", "models.files"],
+    "datasets": [],
+    "lm_eval": [],
+    "requests": [],
+    "httpx": [],
+    "urllib": [],
+    "pickle": [],
+}
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "bench"
+
+
+MODULES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported(name: str) -> Iterator[str]:
+    """Every module that a module imports, wherever in it; `from a import b` gives a, and a.b where that is a module."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(name: str) -> set[str]:
+    names = {one.removeprefix("bench.") for one in imported(name) if one.split(".")[0] == "bench"}
+    return {one for one in names if one in MODULES}
+
+
+def layer_of(name: str) -> int:
+    found = [number for number, patterns in enumerate(LAYERS) if any(fnmatch(name, one) for one in patterns.split())]
+    assert len(found) == 1, f"{name} must stand in exactly one layer of tests/test_imports.py"
+    return found[0]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name: str) -> None:
+    upwards = {other for other in own_imports(name) if layer_of(other) > layer_of(name)}
+    assert not upwards
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {name: own_imports(name) - {"bench", name} for name in MODULES}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph) - 1  # raises CycleError
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_what_is_heavy_is_imported_in_few_places(package: str) -> None:
+    found = {
+        name
+        for name in MODULES
+        if any(other == package or other.startswith(f"{package}.") for other in imported(name))
+        and not any(fnmatch(name, pattern) for pattern in ALLOWED[package])
+    }
+    assert not found
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing == {"cli"}
+
+
+def test_help_tasks_and_a_mistake_in_a_plan_need_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("models: [source: fake]\ntasks: [pocket]\nengin: {}\n")
+    heavy = ["torch", "transformers", "tokenizers", "datasets", "pandas", "pyarrow", "lm_eval", "rich.progress"]
+    script = f"""
+import contextlib, io, json, sys
+from bench.cli import main
+found = []
+for arguments in (["--help"], ["run", {str(tmp_path / "plan.yaml")!r}], ["tasks"]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            code = main(arguments)
+        except SystemExit as leaving:
+            code = leaving.code
+    found.append([code, [name for name in {heavy} if name in sys.modules]])
+print(json.dumps(found))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout) == [[0, []], [2, []], [0, []]]
