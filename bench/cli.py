@@ -246,9 +246,10 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _doctor(_: argparse.Namespace) -> int:
     from bench.doctor import examine
+    from bench.report.machine import render_machine
+    from bench.report.text import Screen
 
-    for subject, finding in examine():
-        print(f"{subject:<10} {finding}")
+    print(render_machine(examine(), Screen.of()))
     return 0
 
 

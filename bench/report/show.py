@@ -137,10 +137,11 @@ def _floor(floor: Mapping[str, Any], seconds: float | None) -> str | None:
     attention = quotient(floor.get("attention_flops"), floor.get("flops"))
     share, flops = floor.get("share"), scaled(floor.get("flops"), "FLOP")
     ends = [floor.get(f"matmul_flops_per_s_{end}") for end in ("lowest", "highest")]
-    spread = f" ({scaled(ends[0], 'FLOP/s')} to {scaled(ends[1], 'FLOP/s')})" if all(ends) else ""
+    spread = "measured from " + " to ".join(scaled(end, "FLOP/s") for end in ends)
     return _joined(
         f"{duration(floor['floor_s'])} at the least",
-        f"{flops} at {scaled(floor.get('matmul_flops_per_s'), 'FLOP/s')} measured{spread}",
+        f"{flops} at {scaled(floor.get('matmul_flops_per_s'), 'FLOP/s')}",
+        spread if all(ends) else None,
         f"attention is {percent(attention, 0)} % of it" if attention else None,
         f"scoring took {duration(seconds)}" + (f": {percent(share, 0)} %" if share else ""),
     )
@@ -226,4 +227,4 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         elif isinstance(inner, list):
             yield from [f"{prefix}{key} {', '.join(map(str, inner))}"] if inner else []
         elif inner is not None:
-            yield f"{prefix}{key} {inner}"
+            yield f"{prefix}{key} {inner:.3g}" if isinstance(inner, float) else f"{prefix}{key} {inner}"
