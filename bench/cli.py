@@ -74,9 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"steelyard {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = commands.add_parser(
-        "run", parents=[common], help="score a plan's models on its tasks; continues what was interrupted"
-    )
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, parents=[common], help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(command=command)
+        return made
+
+    run = add("run", _run, "score a plan's models on its tasks; continues what was interrupted")
     run.add_argument("plan", nargs="?", type=Path, metavar="PLAN", help="default: configs/gpu.yaml or configs/cpu.yaml")
     run.add_argument(
         "--set",
@@ -86,37 +89,31 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="such as engine.max_batch_tokens=512",
     )
-    run.add_argument("--limit", type=_at_least_one, metavar="N", help="first N samples of each task only")
+    run.add_argument(
+        "--limit", type=_at_least_one, metavar="N", help="first N samples of each task only; marks the run partial"
+    )
     run.add_argument("--out", metavar="DIR", help="folder of run folders (default: the plan's, results)")
     run.add_argument("--dry-run", action="store_true", help="count and predict, load no weights")
-    run.set_defaults(command=_run)
 
-    tasks = commands.add_parser("tasks", parents=[common], help="list the tasks")
+    tasks = add("tasks", _tasks, "list the tasks")
     tasks.add_argument("--check", metavar="TASK", help="look for mistakes in a task's data")
-    tasks.set_defaults(command=_tasks)
 
-    show = commands.add_parser("show", parents=[common], help="show one run in full, or one of its samples")
+    show = add("show", _show, "show one run in full, or one of its samples")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("--sample", metavar="ID", help="this sample: prompt, choices, loglikelihoods")
-    show.set_defaults(command=_show)
 
-    table = commands.add_parser("table", parents=[common], help="compare runs in a table")
+    table = add("table", _table, "compare runs in a table")
     table.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of them")
-    table.set_defaults(command=_table)
 
-    verify = commands.add_parser(
-        "verify", parents=[common], help="recompute a finished run's numbers the plain way, in fp32"
-    )
+    verify = add("verify", _verify, "recompute a finished run's numbers the plain way, in fp32")
     verify.add_argument("run", type=Path, metavar="RUN")
     verify.add_argument(
         "--samples", type=_at_least_one, default=16, metavar="N", help="samples to score again (default 16)"
     )
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="which ones (default 0)")
     verify.add_argument("--device", default="auto", metavar="DEVICE", help="where to score them (default auto)")
-    verify.set_defaults(command=_verify)
 
-    doctor = commands.add_parser("doctor", parents=[common], help="say what this machine has")
-    doctor.set_defaults(command=_doctor)
+    add("doctor", _doctor, "say what this machine has")
     return parser
 
 
