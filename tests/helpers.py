@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -101,3 +102,40 @@ def few_shot_requests(
             continuation = tokens(num)
             requests.append(make_request(context + continuation[:-1], continuation))
     return [*requests, requests[0]]
+
+
+def varlen_attn_by_contract(  # noqa: PLR0917
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What torch documents for `varlen_attn`, without `enable_gqa`, as in torch 2.11; lse comes as (H, T)."""
+    assert return_aux.lse
+    assert window_size in ((-1, -1), (-1, 0))
+    assert query.shape[1:] == key.shape[1:] == value.shape[1:]
+    assert len(key) == len(value)
+    assert all(tensor.is_contiguous() for tensor in (query, key, value))
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert len(cu_seq_q) == len(cu_seq_k)
+    assert (cu_seq_q[0], cu_seq_k[0], cu_seq_q[-1], cu_seq_k[-1]) == (0, 0, len(query), len(key))
+    lengths, key_lengths = cu_seq_q.diff(), cu_seq_k.diff()
+    assert (int(lengths.max()), int(key_lengths.max())) == (max_q, max_k)
+    outputs, lses = [], []
+    pairs = zip(
+        query.split(lengths.tolist()), key.split(key_lengths.tolist()), value.split(key_lengths.tolist()), strict=True
+    )
+    for q, k, v in pairs:
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if window_size == (-1, 0):  # causal, aligned to the lower right corner
+            scores += torch.full(scores.shape[1:], -math.inf).triu(1 + len(k) - len(q))
+        outputs.append(torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), v))
+        lses.append(torch.logsumexp(scores, -1))
+    return torch.cat(outputs), torch.cat(lses, dim=1)
