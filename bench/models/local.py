@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ def load_config(spec: ModelSpec, files: ModelFiles) -> Any:
         return fake_config()
     try:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadError(f"model {spec.name}: its configuration cannot be read: {_first_line(error)}") from error
+    except Exception as error:  # whatever its libraries raise of a damaged or unknown file
+        raise ModelLoadError(f"model {spec.name}: its configuration cannot be read: {_reason(error)}") from error
 
 
 def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
@@ -61,19 +62,23 @@ def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
         return fake_tokenizer()
     try:
         return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:
+        raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_reason(error)}") from error
 
 
 def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a model's weights to a device."""
+    """Load a model's weights to a device.
+
+    Raises:
+        ModelLoadError: the weights cannot be read, or are not all there.
+    """
     if files.folder is None:
         from bench.models.fake import fake_model
 
         return fake_model(config).to(device=device, dtype=dtype)
     has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             files.folder,
             config=config,
             attn_implementation="eager" if has_softcap else None,  # sdpa, the default, silently leaves soft caps out
@@ -81,9 +86,17 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
             device_map={"": device} if device.type == "cuda" else None,
             use_safetensors=None if spec.allow_pickle else True,
             trust_remote_code=spec.trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are told of below, by name
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelLoadError(f"model {spec.name} cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:
+        raise ModelLoadError(f"model {spec.name} cannot be loaded: {_reason(error)}") from error
+    absent = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if absent:  # transformers fills them with random numbers and goes on
+        raise ModelLoadError(
+            f"model {spec.name} cannot be loaded: its files lack {len(absent)} of the weights that its configuration "
+            f"asks for, or hold them in another shape; the first is {absent[0]}"
+        )
     return model.to(device).eval()
 
 
@@ -112,6 +125,10 @@ def build_skeleton(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """What a library's message says, in one line."""
+    if "trust_remote_code" in str(error):
+        return "it needs the repository's own code; say trust_remote_code: true if you trust it"
+    if isinstance(error, KeyError):
+        return f"{error} is absent from it"
+    return textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
