@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,9 +60,16 @@ def check_forward(forward: Forward, requests: Sequence[TokenRequest], dtype: str
     found: dict[int, float] = {}
     for scored in scorer.score(requests, plan_packs(requests, budget), set(range(len(requests)))):
         for index, outcome in scored.outcomes.items():
-            found[index] = outcome.value if isinstance(outcome, Loglikelihood) else float("inf")
+            found[index] = outcome.value if isinstance(outcome, Loglikelihood) else math.nan
     differences = [
-        abs(found[index] - value) / len(request.targets)
+        _difference(found[index], value) / len(request.targets)
         for index, (value, request) in enumerate(zip(alone, requests, strict=True))
     ]
     return SelfCheck(max(differences, default=0.0), TOLERANCE[dtype])
+
+
+def _difference(packed: float, alone: float) -> float:
+    """How far two loglikelihoods are apart; a request without a number is an error in either way, and no difference."""
+    if math.isfinite(packed) and math.isfinite(alone):
+        return abs(packed - alone)
+    return math.inf if math.isfinite(packed) or math.isfinite(alone) else 0.0
