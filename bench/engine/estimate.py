@@ -2,7 +2,7 @@
 
 weights     2 × multiplied parameters × distinct tokens
 attention   4 × layers × query heads × head size × (token, visible token) pairs
-head        2 × hidden size × vocabulary × rows of logits
+head        2 × hidden size × vocabulary (what the output embedding holds) × rows of logits
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def model_cost(model: Any, config: Any) -> Cost:
     return Cost(
         per_token=2 * round(sum(_multiplied(name, weight, text) for name, weight in _weights(model))),
         per_pair=4 * text.num_hidden_layers * heads * head_size,
-        per_row=2 * text.hidden_size * text.vocab_size,
+        per_row=2 * model.get_output_embeddings().weight.numel(),
     )
 
 
