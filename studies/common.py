@@ -27,9 +27,8 @@ _PUBLISHED = ("steelyard", "lm_eval", "torch", "transformers", "python", "cpu", 
 def arguments(description: str, *, forms: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of what all studies take; `forms` is the default of those that put questions in forms."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--mmlu", type=Path, default=os.environ.get("MMLU_DIR") or None, metavar="DIR", help="original layout"
-    )
+    mmlu = os.environ.get("MMLU_DIR") or None
+    parser.add_argument("--mmlu", type=Path, default=mmlu, metavar="DIR", help="in the original layout, or MMLU_DIR")
     parser.add_argument("--model", default="embedded", metavar="SOURCE", help="embedded, a folder or owner/name")
     parser.add_argument("--out", type=Path, default=_RESULTS, metavar="DIR", help="of the result")
     if forms is not None:

@@ -152,7 +152,7 @@ def main() -> int:
     parser.add_argument(
         "--batch-sizes",
         type=lambda text: text.split(","),
-        default="1,8",
+        default="1,8,16",
         metavar="A,B",
         help="lm-eval's, of which the best is taken; auto begins with five passes over 64 of the longest prompts, "
         "which on a CPU take longer than the whole job",
