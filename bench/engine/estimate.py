@@ -71,11 +71,11 @@ def block_shapes(model: Any) -> list[tuple[int, int]]:
 def _weights(model: Any) -> list[tuple[str, Any]]:
     """The parameters every token is multiplied with: matrices outside the embeddings."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    positions = ("wpe", "position_embedding", "embed_positions")
+    others = ("wpe", "position_embedding", "embed_positions", "norm")  # looked up, or multiplied elementwise
     return [
         (name, weight)
         for name, weight in model.named_parameters()
-        if weight.ndim >= 2 and id(weight) not in embeddings and not any(part in name for part in positions)
+        if weight.ndim >= 2 and id(weight) not in embeddings and not any(part in name for part in others)
     ]
 
 
