@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bench.report.text import count, duration, one_line, rate
 
+_TELLING = 0.02  # share of the tokens that must be done before there is a speed
 _NARROW = 100  # columns; on a screen below that the bar comes without the speed
 
 
@@ -50,7 +51,7 @@ class TerminalListener:
             transient=True,
             expand=True,
         )
-        self._bar = self._progress.add_task(one_line(title), total=None, planned=0, since=None, ahead=0)
+        self._bar = self._progress.add_task(one_line(title), total=None, planned=0, ahead=0, since=None, last=0.0)
         self._progress.start()
 
     def plan(self, num_tokens: int, *, is_all: bool) -> None:
@@ -64,10 +65,10 @@ class TerminalListener:
         """Tokens are done; the first call tells how many an earlier sitting has done."""
         if self._progress is None:
             return
-        task = self._progress.tasks[0]
-        if task.fields["since"] is None:
-            self._progress.update(self._bar, since=time.perf_counter(), ahead=num_tokens)
-        self._progress.advance(self._bar, num_tokens)
+        now = time.perf_counter()
+        if self._progress.tasks[0].fields["since"] is None:
+            self._progress.update(self._bar, since=now, ahead=num_tokens)
+        self._progress.update(self._bar, advance=num_tokens, last=now)
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -85,12 +86,16 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """One cell of the bar."""
-        since, done = task.fields["since"], task.completed
+        since, last, done = task.fields["since"], task.fields["last"], task.completed
+        if since is None:
+            return Text("loading the model")
         fresh = done - task.fields["ahead"]
-        speed = fresh / max(time.perf_counter() - since, 1e-3) if since is not None and fresh > 0 else None
+        # As of the last pack's end; a first pack of few tokens, such as a prompt's common beginning, tells nothing.
+        speed = fresh / max(last - since, 1e-3) if fresh > _TELLING * task.fields["planned"] else None
         parts = [f"{count(done)} of {count(task.fields['planned'])} tokens"]
         if speed and not self._is_short:
             parts.append(f"{rate(speed)}/s")
         if speed and task.total:
-            parts.append(f"{duration((task.total - done) / speed)} left")
+            left_s = (task.total - done) / speed - (time.perf_counter() - last)
+            parts.append(f"{duration(max(0.0, left_s))} left")
         return Text(" · ".join(parts))
