@@ -29,6 +29,6 @@ class NeededRowsHead(nn.Module):
         bias = None if self.bias is None else self.bias.float()
         if self.weight.dtype == torch.float32:
             return nn.functional.linear(hidden, self.weight, bias)
-        parts = [nn.functional.linear(hidden, part.float()) for part in self.weight.split(_VOCABULARY_AT_ONCE)]
+        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(self.weight, _VOCABULARY_AT_ONCE)]
         logits = torch.cat(parts, dim=-1)
         return logits if bias is None else logits + bias

@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from bench.engine.encode import EncodedSample, Encoder
 from bench.engine.pack import Budget, Plan, TokenRequest, plan_packs
@@ -91,7 +91,7 @@ def split_blocks(samples: Sequence[PromptedSample]) -> Iterator[tuple[PromptedSa
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Run an iterator in a thread of its own, from now on; its exception is raised where it would have been."""
-    ready: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
     stopped = threading.Event()
 
     def work() -> None:
@@ -99,30 +99,23 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
             for item in items:
                 if stopped.is_set():
                     return
-                ready.put(lambda item=item: item)  # type: ignore[misc]
-            ready.put(_raiser(StopIteration()))
+                ready.put((item, None))
+            ready.put((None, StopIteration()))
         except BaseException as error:
-            ready.put(_raiser(error))
+            ready.put((None, error))
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
 
     def consume() -> Iterator[T]:
         try:
             while True:
-                try:
-                    item = ready.get()()
-                except StopIteration:
+                item, error = ready.get()
+                if isinstance(error, StopIteration):
                     return
-                yield item
+                if error is not None:
+                    raise error
+                yield cast(T, item)
         finally:
             stopped.set()
 
     return consume()
-
-
-def _raiser(error: BaseException) -> Callable[[], T]:  # type: ignore[type-var]
-    def throw() -> T:
-        raise error
-
-    return throw

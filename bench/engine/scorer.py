@@ -93,7 +93,7 @@ class Scorer:
         rows = torch.from_numpy(pack.target_rows).to(logits.device)
         tokens = torch.from_numpy(pack.target_tokens).to(logits.device)
         at_once = _ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
-        parts = [(torch.logsumexp(part, dim=-1), part.argmax(dim=-1)) for part in logits.split(at_once)]
+        parts = [(torch.logsumexp(part, dim=-1), part.argmax(dim=-1)) for part in torch.split(logits, at_once)]
         lse, greedy = (torch.cat(column) for column in zip(*parts, strict=True))
         values = logits[rows, tokens] - lse[rows]
         is_greedy = greedy[rows] == tokens

@@ -37,7 +37,8 @@ class WideConv1D(Conv1D):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply in fp32, round to the input's dtype."""
-        return super().forward(x.float()).to(x.dtype)
+        product: torch.Tensor = super().forward(x.float())
+        return product.to(x.dtype)
 
 
 def widen(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ class PackLayout:
     subtree_end: torch.Tensor
     attention: AttentionPlan
     masks: dict[int, torch.Tensor]
-    cache: dict[str, object]
+    cache: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,8 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     for level in layout.attention.levels:
         for span in level:
             there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
-            part = _visible(query[:, :, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
-            merge_(output[:, :, there], lse[:, :, there], *part)
+            more = _visible(query[:, :, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
+            merge_(output[:, :, there], lse[:, :, there], *more)
     if inputs.prefix_key.shape[1]:
         merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
     return output.reshape(num_heads, length, size)

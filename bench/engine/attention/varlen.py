@@ -31,7 +31,8 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     """Attention of a pack, (Hq, T, D)."""
     if "calls" not in layout.cache:
         layout.cache["calls"] = _calls(layout)
-    own, *levels = layout.cache["calls"]  # type: ignore[misc]
+    calls: list[_Call] = layout.cache["calls"]
+    own, *levels = calls
     query, key, value = (tensor.transpose(0, 1) for tensor in (inputs.query, inputs.key, inputs.value))  # (T, H, D)
     output, lse = _run(own, query, key, value, inputs.scale, is_causal=True)
     for call in levels:
