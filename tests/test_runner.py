@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,8 +249,13 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(
         raise ModelLoadError(f"model {spec.name} cannot be loaded: header too large")
 
     monkeypatch.setattr("bench.session.load_model", load)
+    num_threads = threading.active_count()
     found = cli("run", write_plan(tmp_path, tasks=[SMALL, {**SMALL, "scoring": "letter"}]))
     assert (found.code, found.out, calls) == (1, "", ["fake"])
+    deadline = time.monotonic() + 10
+    while threading.active_count() > num_threads:  # what planned ahead does not wait for ever
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert found.err.count("bench: ") == 2
     for run in run_folders(tmp_path / "results"):
         assert read_info(run)["status"] == "failed"
