@@ -40,11 +40,11 @@ class MatmulProbe:
     _operands: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Take one measurement: all shapes once, the best of a few repeats each."""
+        """Take one measurement: for each shape, the mean of a few products after one that does not count."""
         began = time.perf_counter()
         if not self._operands:
             self._operands = [self._random(shape) for shape in self.shapes]
-        total = sum(min(self._time(x, weight) for _ in range(_REPEATS)) for x, weight in self._operands)
+        total = sum(self._time(x, weight) for x, weight in self._operands)
         flops = sum(2 * self.num_tokens * rows * columns for rows, columns in self.shapes)
         self.rates.append(flops / total)
         self._last = time.perf_counter()
@@ -65,13 +65,16 @@ class MatmulProbe:
         weight = torch.randn(shape, device=self.device, dtype=torch.float32)
         return x.to(self.dtype), weight.to(self.dtype)
 
+    @torch.inference_mode()
     def _time(self, x: torch.Tensor, weight: torch.Tensor) -> float:
+        """Seconds of one product."""
+        torch.nn.functional.linear(x, weight)
         self._synchronize()
         began = time.perf_counter()
-        with torch.inference_mode():
+        for _ in range(_REPEATS):
             torch.nn.functional.linear(x, weight)
         self._synchronize()
-        return time.perf_counter() - began
+        return (time.perf_counter() - began) / _REPEATS
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
