@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _logging(options.verbose):
             command: Callable[[argparse.Namespace], int] = options.command
-            return command(options)
+            code = command(options)
+            sys.stdout.flush()  # a reader that has left is noticed here, not at exit
+            return code
     except SteelyardError as error:
         _complain(str(error))
         return error.exit_code
@@ -251,4 +253,4 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr)
+    print(f"bench: {' '.join(text.split())}", file=sys.stderr)

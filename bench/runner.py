@@ -109,6 +109,8 @@ def open_session(spec: ModelSpec, engine: EngineSpec, listener: Listener) -> Ses
 
 def _run_model(spec: ModelSpec, jobs: Sequence[Job], plan: RunPlan, listener: Listener) -> list[Outcome]:
     """Run one model on every task; when this returns, the model's memory is free again."""
+    if not jobs:
+        return []
     try:
         session = open_session(spec, plan.engine, listener)
     except SteelyardError as error:

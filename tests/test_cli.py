@@ -7,6 +7,8 @@ import fcntl
 import os
 import re
 import struct
+import subprocess
+import sys
 import termios
 from pathlib import Path
 
@@ -325,3 +327,14 @@ def test_on_a_terminal_a_bar_shows_tokens_and_the_time_left(tmp_path: Path, fork
     distinct = read_info(run_folders(tmp_path / "results")[0])["tokens"]["distinct"]
     assert ANSI in shown
     assert re.search(rf"fake · pocket cloze 0-shot.*[\d,]+ of {distinct:,} tokens · [\d,]+/s · [\d.]+ s left", shown)
+
+
+def test_a_reader_that_has_left_is_no_error(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(TASKS_DIR.parent)}
+    command = [sys.executable, "-m", "bench", "tasks"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

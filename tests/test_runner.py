@@ -156,7 +156,7 @@ def test_what_changes_an_answer_makes_another_run(tmp_path: Path, cli: Bench) ->
     task, model = write_task(tmp_path), write_model(tmp_path / "model")
     results = tmp_path / "results"
     plan = write_plan(tmp_path, models=[{"source": str(model)}], tasks=[{"task": str(task)}])
-    rows = OWN_ROWS.replace("five", "six")
+    rows = OWN_ROWS.replace("four,five,A", "four,five,B")  # the gold, which no prompt shows
     form = OWN_TASK["forms"]["cloze"]  # type: ignore[index]
 
     def negate(model: Any) -> None:
