@@ -34,6 +34,10 @@ def check(pack: Pack, sees: np.ndarray, dense_limit: int) -> None:  # type: igno
         assert block.is_chain or block.stop - block.start <= dense_limit
     for level in plan.levels:  # one variable-length call each: spans in order, none overlapping
         assert all(a.query_stop <= b.key_start for a, b in pairwise(level))
+    spans_over = np.zeros(len(pack.tokens), dtype=int)
+    for span in (span for level in plan.levels for span in level):
+        spans_over[span.query_start : span.query_stop] += 1
+    assert len(plan.levels) == spans_over.max(), "more calls than the tree is deep"
 
 
 @given(token_requests(), budgets)

@@ -163,11 +163,21 @@ def test_options_of_one_token_share_a_row() -> None:
     assert (pack.rows.tolist(), pack.target_rows.tolist(), pack.target_tokens.tolist()) == ([2], [0, 0, 0], [7, 8, 7])
 
 
-def test_biggest_subtrees_come_first() -> None:
-    """So that running out of memory shows at once."""
+def test_deepest_subtrees_come_first() -> None:
+    """So that running out of memory shows at once: in one pack, over packs, and over trunks."""
     lengths = [3, 9, 5, 7]
     requests = [make_request([n] * length, [1]) for n, length in enumerate(lengths)]
-    assert len(plan_packs(requests, Budget(9, 100)).packs[0].tokens) == 9
+    (pack,) = plan_packs(requests, Budget(24, 100)).packs
+    assert pack.tokens.tolist() == [1] * 9 + [3] * 7 + [2] * 5 + [0] * 3
+    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(9, 100)).packs] == [9, 7, 8]
+    assert [
+        pack.tokens.tolist()[0] for pack in plan_packs(requests, Budget(2, 100)).packs if not pack.prefix_length
+    ] == [
+        1,
+        3,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("budget", [Budget(4, 4), Budget(1000, 1000)])
