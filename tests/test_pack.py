@@ -170,14 +170,8 @@ def test_deepest_subtrees_come_first() -> None:
     (pack,) = plan_packs(requests, Budget(24, 100)).packs
     assert pack.tokens.tolist() == [1] * 9 + [3] * 7 + [2] * 5 + [0] * 3
     assert [len(pack.tokens) for pack in plan_packs(requests, Budget(9, 100)).packs] == [9, 7, 8]
-    assert [
-        pack.tokens.tolist()[0] for pack in plan_packs(requests, Budget(2, 100)).packs if not pack.prefix_length
-    ] == [
-        1,
-        3,
-        2,
-        0,
-    ]
+    starts = [pack.tokens.tolist()[0] for pack in plan_packs(requests, Budget(2, 100)).packs if not pack.prefix_length]
+    assert starts == [1, 3, 2, 0]
 
 
 @pytest.mark.parametrize("budget", [Budget(4, 4), Budget(1000, 1000)])
