@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -183,12 +182,11 @@ class Session:
             raise
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Give the model's memory back, so that the next model can see that it is free."""
         self._scorer = None
-        if self.__dict__.pop("model", None) is not None:
-            gc.collect()  # transformers' modules refer to each other in circles
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        self.__dict__.pop("model", None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def choose_budget(self, remembered: tuple[int, int] | None) -> Budget:
         """Tokens and rows of a pack: the plan's, else those an earlier sitting of the run chose, else by memory."""
