@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. The only place that prints.
 
-Exit codes: 0 all is well; 1 something failed while running; 2 something the user gave is wrong; 130 interrupted.
+Exit codes: 0 all is well; 1 something failed while running, if only some samples; 2 something the user gave is wrong;
+130 interrupted.
 """
 
 from __future__ import annotations
