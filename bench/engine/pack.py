@@ -21,6 +21,8 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
 
+_FIRST_SHARE = 4  # of a long job the first scores are to be seen soon: their pack is so many times smaller
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -124,6 +126,8 @@ class _Planner:
             self.num_tokens[parent] += self.num_tokens[node]
             self.num_rows[parent] += self.num_rows[node]
         self.num_emitted = 0
+        is_long = tree.num_tokens > _FIRST_SHARE * budget.tokens
+        self.first_tokens = budget.tokens // _FIRST_SHARE if is_long else budget.tokens
 
     def packs(self) -> Iterator[Pack]:
         work = [(0, -1)]
@@ -155,16 +159,18 @@ class _Planner:
             start = stop
 
     def _groups(self, units: Sequence[int]) -> Iterator[list[int]]:
-        """Gather subtrees into packs of nearly equal size within the budget."""
+        """Gather subtrees into packs of nearly equal size within the budget; a long job's first is a small one."""
         total = sum(self.num_tokens[unit] for unit in units)
         num_packs = -(-total // self.budget.tokens)
         group: list[int] = []
         tokens = rows = 0
         for unit in units:
             is_over = tokens + self.num_tokens[unit] > self.budget.tokens
-            if group and (is_over or rows + self.num_rows[unit] > self.budget.rows or tokens * num_packs >= total):
+            is_enough = tokens * num_packs >= total or tokens >= self.first_tokens
+            if group and (is_over or rows + self.num_rows[unit] > self.budget.rows or is_enough):
                 yield group
                 group, tokens, rows = [], 0, 0
+                self.first_tokens = self.budget.tokens
             group.append(unit)
             tokens += self.num_tokens[unit]
             rows += self.num_rows[unit]
