@@ -21,7 +21,7 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
 
-_FIRST_SHARE = 4  # of a long job the first scores are to be seen soon: their pack is so many times smaller
+_FIRST_SHARE = 8  # of a long job the first scores are to be seen soon: their pack is so many times smaller
 
 
 @dataclass(frozen=True, slots=True)
