@@ -24,15 +24,24 @@ LAYERS = [
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
     engine.encode engine.pipeline engine.allocator""",
     """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
-    engine.selfcheck models models.*""",
+    engine.families engine.families.* engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
 ]
-TENSORS = ["engine.attention.*", "engine.head", "engine.widen", "engine.forward", "engine.plain", "engine.scorer"]
+TENSORS = [
+    "engine.attention.*",
+    "engine.families",
+    "engine.families.*",
+    "engine.head",
+    "engine.widen",
+    "engine.forward",
+    "engine.plain",
+    "engine.scorer",
+]
 ALLOWED = {
     "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
-    "transformers": ["hf"],
+    "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
     "pynvml": ["telemetry.machine"],
