@@ -23,7 +23,7 @@ LAYERS = [
     engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
     engine.encode engine.pipeline engine.allocator""",
-    """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
+    """engine.attention engine.attention.* engine.fuse engine.head engine.widen engine.forward engine.plain engine.scorer
     engine.families engine.families.* engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
@@ -33,6 +33,7 @@ TENSORS = [
     "engine.attention.*",
     "engine.families",
     "engine.families.*",
+    "engine.fuse",
     "engine.head",
     "engine.widen",
     "engine.forward",

@@ -11,7 +11,8 @@ import torch
 
 from bench.engine.attention import interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
-from bench.engine.families import replacements, swap_classes
+from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
+from bench.engine.fuse import FUSED
 from bench.engine.head import NeededRowsHead
 from bench.engine.levels import plan_attention
 from bench.engine.pack import Pack, Plan
@@ -51,7 +52,8 @@ class PackedForward:
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
-        self._replacements = replacements(model.config.get_text_config().model_type)
+        self._has_interface = model.config.get_text_config().model_type not in WITH_REPLACEMENTS
+        self._replacements = {**replacements(model.config.get_text_config().model_type), **FUSED}
         self._attach()
 
     def start(self, plan: Plan) -> None:
@@ -96,10 +98,10 @@ class PackedForward:
         self._set_attention(interface.NAME)
 
     def _set_attention(self, name: str) -> None:
-        if self._replacements:  # transformers knows no other names for these; of ours it need only know: no mask
-            self._model.config._attn_implementation = name
-        else:
+        if self._has_interface:
             self._model.set_attn_implementation(name)
+        else:  # all that transformers makes of the name is whether to build a mask
+            self._model.config._attn_implementation = name
 
 
 class PrefixCacheForward:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
 
 from bench.engine.attention.interface import ScoreRule, attend
+from bench.engine.fuse import gelu_tanh
 
 
 class PackedBloomAttention(BloomAttention):  # type: ignore[misc]
@@ -38,4 +39,10 @@ class PackedBloomAttention(BloomAttention):  # type: ignore[misc]
         return slopes.double() * torch.arange(length, device=device)
 
 
-REPLACEMENTS = {BloomAttention: PackedBloomAttention}
+class FusedBloomGelu(BloomGelu):  # type: ignore[misc]
+    """BLOOM's activation in one pass."""
+
+    forward = gelu_tanh
+
+
+REPLACEMENTS = {BloomAttention: PackedBloomAttention, BloomGelu: FusedBloomGelu}
