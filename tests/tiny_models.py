@@ -59,6 +59,17 @@ PACKED: dict[str, dict[str, Any]] = {
         "attention_multiplier": 0.4,
     },
     "llama": {**_LLAMA, "attention_bias": True, "head_dim": 16},
+    "llama-3": {
+        **_LLAMA,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
     "mistral": {**_LLAMA, "sliding_window": WINDOW},
     "mixtral": {**_LLAMA, "sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo": {**_LLAMA, "clip_qkv": 0.7},
