@@ -1,0 +1,80 @@
+"""The kinds of models, and what each does its own way. Everything else is the same for all of them.
+
+To add a kind: requests in token ids (`TokenRequest` or a class of its own), a planner that turns them into packs, a
+`Forward` that returns the logits of a pack's rows, an encoder, a count of the work, and the plain way to check it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from bench.engine import plain
+from bench.engine.encode import Encoder, EncodingRules, SampleEncoder
+from bench.engine.estimate import Costing, model_cost
+from bench.engine.forward import Forward, PrefixCacheForward
+from bench.engine.pack import Planner, TokenRequest, plan_packs
+from bench.engine.seq2seq import plain as seq2seq_plain
+from bench.engine.seq2seq.encode import Seq2SeqEncoder, decoder_start
+from bench.engine.seq2seq.estimate import seq2seq_cost
+from bench.engine.seq2seq.forward import Seq2SeqForward
+from bench.engine.seq2seq.pack import Seq2SeqRequest, plan_seq2seq
+from bench.records import PromptedSample
+
+KindName = Literal["causal", "seq2seq", "masked"]
+R = TypeVar("R", bound=TokenRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[R]):
+    """What a kind of models does its own way.
+
+    Attributes:
+        name: as a plan says it.
+        likelihood: `exact`, or `pll` where what is scored is no likelihood.
+        plan: turns requests into packs.
+        build_encoder: from tokenizer, configuration and rules.
+        cost: counts packs' work, from the model (on the meta device, too) and its configuration.
+        build_forward: from a model and the most tokens of a pack; the way that serves all models of the kind.
+        score_alone: scores requests one at a time, the plain way.
+        tokenize: makes a sample's requests the plain way, from tokenizer, configuration and rules; and says whether
+            tokens were cut.
+        num_checked: requests of the start-up self-check.
+    """
+
+    name: KindName
+    likelihood: Literal["exact", "pll"]
+    plan: Planner
+    build_encoder: Callable[[Any, Any, EncodingRules], SampleEncoder[Any]]
+    cost: Callable[[Any, Any], Costing]
+    build_forward: Callable[[Any, int], Forward]
+    score_alone: Callable[[Any, Sequence[R]], list[float]]
+    tokenize: Callable[[Any, Any, EncodingRules, PromptedSample], tuple[list[R], bool]]
+    num_checked: int
+
+
+CAUSAL = Kind[TokenRequest](
+    name="causal",
+    likelihood="exact",
+    plan=plan_packs,
+    build_encoder=lambda tokenizer, _, rules: Encoder(tokenizer, rules),
+    cost=model_cost,
+    build_forward=PrefixCacheForward,
+    score_alone=plain.score_alone,
+    tokenize=plain.tokenize,
+    num_checked=3,
+)
+SEQ2SEQ = Kind[Seq2SeqRequest](
+    name="seq2seq",
+    likelihood="exact",
+    plan=plan_seq2seq,
+    build_encoder=lambda tokenizer, config, rules: Seq2SeqEncoder(tokenizer, rules, decoder_start(config)),
+    cost=seq2seq_cost,
+    build_forward=lambda model, _: Seq2SeqForward(model),
+    score_alone=seq2seq_plain.score_alone,
+    tokenize=seq2seq_plain.tokenize,
+    num_checked=6,
+)
+KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CAUSAL, SEQ2SEQ)}
+"""All kinds, by name."""
