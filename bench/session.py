@@ -217,7 +217,8 @@ class Session:
             return Budget(*remembered)
         text = self.config.get_text_config()
         wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide)
+        kept = self.kind.num_kept(self.config)
+        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide + kept)
         if self.device.type == "cuda":
             free, most = torch.cuda.mem_get_info(self.device)[0], _CUDA_MAX_TOKENS
         else:

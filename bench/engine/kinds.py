@@ -17,7 +17,7 @@ from bench.engine.forward import Forward, PrefixCacheForward
 from bench.engine.pack import Planner, TokenRequest, plan_packs
 from bench.engine.seq2seq import plain as seq2seq_plain
 from bench.engine.seq2seq.encode import Seq2SeqEncoder, decoder_start
-from bench.engine.seq2seq.estimate import seq2seq_cost
+from bench.engine.seq2seq.estimate import num_kept, seq2seq_cost
 from bench.engine.seq2seq.forward import Seq2SeqForward
 from bench.engine.seq2seq.pack import Seq2SeqRequest, plan_seq2seq
 from bench.records import PromptedSample
@@ -41,6 +41,9 @@ class Kind(Generic[R]):
         tokenize: makes a sample's requests the plain way, from tokenizer, configuration and rules; and says whether
             tokens were cut.
         num_checked: requests of the start-up self-check.
+        check_share: the share of their tokens that its packs may hold; with less than all, a causal model needs a
+            trunk, with all, padding is needed where batches are padded.
+        num_kept: numbers that stay in memory for each token of a pack while it is scored, from the configuration.
     """
 
     name: KindName
@@ -52,9 +55,11 @@ class Kind(Generic[R]):
     score_alone: Callable[[Any, Sequence[R]], list[float]]
     tokenize: Callable[[Any, Any, EncodingRules, PromptedSample], tuple[list[R], bool]]
     num_checked: int
+    check_share: float
+    num_kept: Callable[[Any], int]
 
 
-CAUSAL = Kind[TokenRequest](
+CAUSAL: Kind[TokenRequest] = Kind(
     name="causal",
     likelihood="exact",
     plan=plan_packs,
@@ -64,8 +69,10 @@ CAUSAL = Kind[TokenRequest](
     score_alone=plain.score_alone,
     tokenize=plain.tokenize,
     num_checked=3,
+    check_share=0.5,
+    num_kept=lambda _: 0,
 )
-SEQ2SEQ = Kind[Seq2SeqRequest](
+SEQ2SEQ: Kind[Seq2SeqRequest] = Kind(
     name="seq2seq",
     likelihood="exact",
     plan=plan_seq2seq,
@@ -75,6 +82,8 @@ SEQ2SEQ = Kind[Seq2SeqRequest](
     score_alone=seq2seq_plain.score_alone,
     tokenize=seq2seq_plain.tokenize,
     num_checked=6,
+    check_share=1.0,
+    num_kept=num_kept,
 )
 KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CAUSAL, SEQ2SEQ)}
 """All kinds, by name."""

@@ -60,7 +60,7 @@ def check_forward(
     with forward.plain() as model:
         alone = kind.score_alone(model, requests)
     num_tokens = sum(len(request.inputs) for request in requests)
-    budget = Budget(tokens=max(16, num_tokens // 2), rows=num_tokens)  # small enough that a trunk is needed
+    budget = Budget(tokens=max(16, int(num_tokens * kind.check_share)), rows=num_tokens)
     scorer = Scorer(forward, budget, kind.plan)
     found: dict[int, float] = {}
     for scored in scorer.score(requests, kind.plan(requests, budget), set(range(len(requests)))):

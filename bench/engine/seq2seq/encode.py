@@ -93,7 +93,7 @@ def decoder_start(config: Any) -> int:
     Raises:
         ModelLoadError: it does not say.
     """
-    decoder = config.get_text_config(decoder=True)
+    decoder = getattr(config, "decoder", None) or config
     start = "decoder_start_token_id"
     for part, name in ((config, start), (decoder, start), (decoder, "bos_token_id")):
         if getattr(part, name, None) is not None:

@@ -59,6 +59,15 @@ def seq2seq_cost(model: Any, config: Any) -> Seq2SeqCost:
     )
 
 
+def num_kept(config: Any) -> int:
+    """Numbers the decoder keeps of each token of a context: a key and a value in every layer."""
+    decoder = getattr(config, "decoder", None) or config
+    layers = [getattr(decoder, name, None) for name in ("num_decoder_layers", "decoder_layers", "num_hidden_layers")]
+    heads, size = getattr(decoder, "num_heads", None), getattr(decoder, "d_kv", None)
+    width = heads * size if heads and size else decoder.hidden_size
+    return int(2 * width * next((num for num in layers if num), 0))
+
+
 def _is_own_query(name: str) -> bool:
     """Whether a weight makes the queries of a decoder's attention to itself; those to the context are as wide."""
     return bool(_QUERY.search(name)) and not _ACROSS.search(name)
