@@ -34,6 +34,7 @@ from bench.models.local import (
     load_model,
     load_tokenizer,
     resolve_max_length,
+    usable_positions,
 )
 from bench.records import PromptedSample
 from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes, reset_peak_rss
@@ -117,6 +118,7 @@ class Session:
     def max_length(self) -> int:
         """Most tokens of an input: the plan's, else the model's."""
         own = resolve_max_length(self.config, self.tokenizer)
+        own = min(own, usable_positions(self.skeleton) or own)
         if self.engine.max_length == "auto":
             return own
         if self.engine.max_length > own and not has_relative_positions(self.config):
@@ -256,6 +258,7 @@ class Session:
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
+            "pll": self.rules.pll if self.kind.likelihood == "pll" else None,
             "self_check": None
             if check is None
             else {"max_difference": check.max_difference, "tolerance": check.tolerance},

@@ -38,6 +38,7 @@ class Verification:
     """What was found.
 
     Attributes:
+        likelihood: what was compared: `exact` ones, or `pll`.
         num_rescored: samples scored again, of `num_samples`.
         max_difference: largest |loglikelihood - plain fp32| of a choice.
         mean_difference: their mean.
@@ -47,6 +48,7 @@ class Verification:
         problems: what does not hold, a line each; empty for a run that does.
     """
 
+    likelihood: str
     num_samples: int
     num_rescored: int
     max_difference: float
@@ -102,6 +104,7 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
     chosen = random.Random(seed).sample(scored, min(num_rescored, len(scored)))
     differences, flips, far = _rescore(session, chosen, scores, tolerance)
     return Verification(
+        likelihood=session.kind.likelihood,
         num_samples=len(job.samples),
         num_rescored=len(chosen),
         max_difference=max(differences, default=0.0),

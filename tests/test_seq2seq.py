@@ -3,10 +3,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import itertools
-import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import SMALL, Bench, assert_same_run, only_run, read_info, read_lines, write_plan
+from runs import Bench, only_run, read_info, read_lines, write_plan
 from tiny_kinds import SEQ2SEQ, VOCAB, bart_tokenizer, t5_tokenizer, tiny, write_folder
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -50,3 +50,8 @@ def pad(sequences: Sequence[Ids | Sequence[int]]) -> Ints:
     for row, ids in enumerate(sequences):
         padded[row, : len(ids)] = ids
     return padded
+
+
+def mask_of(lengths: Ints) -> Ints:
+    """1 for tokens, 0 for padding, (N, longest)."""
+    return (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)

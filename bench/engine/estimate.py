@@ -85,7 +85,7 @@ def multiplied_weights(model: Any) -> list[tuple[str, Any]]:
     return [
         (f"{module_name}.{name}", weight)
         for module_name, module in model.named_modules()
-        if "Embedding" not in type(module).__name__ and "norm" not in module_name and module is not head
+        if "Embedding" not in type(module).__name__ and "norm" not in module_name.split(".")[-1] and module is not head
         for name, weight in module.named_parameters(recurse=False)
         if weight.ndim >= 2
     ]

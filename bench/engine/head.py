@@ -48,7 +48,7 @@ def needed_rows_head(model: Any) -> NeededRowsHead:
 class NeededRows:
     """Asks a model of any kind for the logits of some rows.
 
-    Where its output embedding cannot be replaced (some architectures multiply with the input embedding themselves),
+    Where its output embedding cannot be replaced, or is not asked (some architectures multiply with other weights),
     all rows are computed and the needed ones kept.
     """
 
@@ -64,7 +64,7 @@ class NeededRows:
             self._head.rows = rows
         output = self._model(**inputs)
         logits: torch.Tensor = output.logits
-        if self._head is None:
+        if logits.ndim > 2:
             logits = logits.flatten(0, -2).index_select(0, rows)
         return logits.float(), output
 

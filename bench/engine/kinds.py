@@ -14,6 +14,11 @@ from bench.engine import plain
 from bench.engine.encode import Encoder, EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, model_cost
 from bench.engine.forward import Forward, PrefixCacheForward
+from bench.engine.masked import plain as masked_plain
+from bench.engine.masked.encode import MaskedEncoder
+from bench.engine.masked.estimate import masked_cost
+from bench.engine.masked.forward import MaskedForward
+from bench.engine.masked.pack import MaskedRequest, plan_masked
 from bench.engine.pack import Planner, TokenRequest, plan_packs
 from bench.engine.seq2seq import plain as seq2seq_plain
 from bench.engine.seq2seq.encode import Seq2SeqEncoder, decoder_start
@@ -85,5 +90,18 @@ SEQ2SEQ: Kind[Seq2SeqRequest] = Kind(
     check_share=1.0,
     num_kept=num_kept,
 )
-KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CAUSAL, SEQ2SEQ)}
+MASKED: Kind[MaskedRequest] = Kind(
+    name="masked",
+    likelihood="pll",
+    plan=plan_masked,
+    build_encoder=lambda tokenizer, _, rules: MaskedEncoder(tokenizer, rules),
+    cost=masked_cost,
+    build_forward=lambda model, _: MaskedForward(model),
+    score_alone=masked_plain.score_alone,
+    tokenize=masked_plain.tokenize,
+    num_checked=6,
+    check_share=1.0,
+    num_kept=lambda _: 0,
+)
+KINDS: Mapping[str, Kind[Any]] = {kind.name: kind for kind in (CAUSAL, SEQ2SEQ, MASKED)}
 """All kinds, by name."""

@@ -125,6 +125,17 @@ def resolve_max_length(config: Any, tokenizer: Any) -> int:
     return int(length) if length is not None and length < _UNSET else _DEFAULT_MAX_LENGTH
 
 
+def usable_positions(model: Any) -> int | None:
+    """Most tokens of a model that counts positions from its padding token's on, as RoBERTa does; None for others.
+
+    Its table of positions is as long as its configuration says, but the first few are never used.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(len(module.weight) - module.padding_idx - 1)
+    return None
+
+
 def has_relative_positions(config: Any) -> bool:
     """Whether a model takes any length, and `resolve_max_length` only says what it was trained on, as with T5."""
     has_table = getattr(config, "max_position_embeddings", None) is not None

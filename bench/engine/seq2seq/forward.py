@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.engine.batches import mask_of
 from bench.engine.head import NeededRows
 from bench.engine.pack import Ints, Plan
 from bench.engine.seq2seq.pack import DecoderBatch, Seq2SeqPack
@@ -30,7 +31,7 @@ class Seq2SeqForward:
     def logits(self, pack: Seq2SeqPack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
         starts = self._put(pack.starts)
-        mask = self._put(pack.mask)
+        mask = self._put(mask_of(pack.lengths))
         encoder = self._model.get_encoder()
         states = encoder(input_ids=self._put(pack.tokens), attention_mask=mask, return_dict=True)
         logits, begun = self._needed.ask(

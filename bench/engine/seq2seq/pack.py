@@ -108,11 +108,6 @@ class Seq2SeqPack:
         """Tokens sent through the model, padding and repetitions included."""
         return self.tokens.size + len(self.starts) + sum(batch.tokens.size for batch in self.batches)
 
-    @property
-    def mask(self) -> Ints:
-        """1 for tokens, 0 for padding, (C, L)."""
-        return (np.arange(self.tokens.shape[1]) < self.lengths[:, None]).astype(np.int64)
-
     def rows_between(self, start: int, stop: int) -> Ints:
         """Those of `rows` that lie in a range."""
         return self.rows[(self.rows >= start) & (self.rows < stop)]
