@@ -25,6 +25,7 @@ from transformers import (  # noqa: E402
     EncoderDecoderCache,
     PreTrainedTokenizerFast,
 )
+from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -47,5 +48,7 @@ __all__ = [
     "DynamicCache",
     "DynamicLayer",
     "EncoderDecoderCache",
+    "FastGELUActivation",
+    "NewGELUActivation",
     "PreTrainedTokenizerFast",
 ]

@@ -16,7 +16,8 @@ from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
 from bench.engine.encode import EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, block_shapes
-from bench.engine.forward import PACKED_MODEL_TYPES, Forward, PackedForward
+from bench.engine.families import PACKED_MODEL_TYPES
+from bench.engine.forward import Forward, PackedForward
 from bench.engine.kinds import KINDS, Kind
 from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
