@@ -101,7 +101,7 @@ class Session:
         self.timing.load_s = time.perf_counter() - began
         if self.config.is_encoder_decoder and self.kind.name == "causal":
             raise ModelInputError(
-                f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model"
+                f"model {spec.name}: {self.config.model_type} is an encoder-decoder that does not read text"
             )
         _ = self.attention  # a backend that does not serve this model is told before weights are loaded
 

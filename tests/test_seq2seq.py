@@ -101,7 +101,7 @@ def test_scores_are_those_of_one_request_at_a_time(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mbart", "plbart", "t5gemma"])
 def test_where_transformers_shift_differs_the_decoder_begins_with_the_start_token(name: str) -> None:
-    """mBART's shift begins with the last token of what is asked; T5Gemma's configuration names the start its own way."""
+    """mBART's shift begins with the last token of what is asked; T5Gemma's configuration has another name for it."""
     model = tiny("seq2seq", name)
     requests = some_requests(decoder_start(model.config))
     assert decoder_start(model.config) == 2

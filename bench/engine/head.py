@@ -55,7 +55,10 @@ class NeededRows:
     def __init__(self, model: Any) -> None:
         self._model = model
         head = model.get_output_embeddings()
-        is_last = isinstance(head, NeededRowsHead | nn.Linear) and len(head.weight) == model.config.get_text_config().vocab_size
+        is_last = (
+            isinstance(head, NeededRowsHead | nn.Linear)
+            and len(head.weight) == model.config.get_text_config().vocab_size
+        )
         self._head = needed_rows_head(model) if is_last else None
 
     def ask(self, rows: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.config import ModelSpec
+from bench.errors import ModelInputError
 from bench.hf import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -30,9 +31,23 @@ def settle_kind(spec: ModelSpec, config: Any) -> str:
     """Name the kind of a model: what the plan says, else what its checkpoint is, else what its type usually is.
 
     A checkpoint's `architectures` name the class it was saved from: a BERT saved as `BertLMHeadModel` is causal.
+
+    Raises:
+        ModelInputError: the plan says a kind that the model cannot be.
     """
-    if spec.kind != "auto":
-        return spec.kind
+    usual = _usual_kind(config)
+    if spec.kind in ("auto", usual):
+        return usual
+    is_known = any(config.model_type in names for names in _NAMES.values())
+    sees_both_ways = usual == "masked" and spec.kind == "causal"
+    if (is_known and config.model_type not in _NAMES[spec.kind]) or sees_both_ways:
+        raise ModelInputError(
+            f"model {spec.name}: kind {spec.kind} is not what this {config.model_type} is; use {usual}"
+        )
+    return spec.kind
+
+
+def _usual_kind(config: Any) -> str:
     for saved_as in getattr(config, "architectures", None) or ():
         for kind, classes in _NAMES.items():
             if saved_as in classes.values():
