@@ -134,6 +134,7 @@ def _run_job(session: Session, job: Job, plan: RunPlan, listener: Listener) -> O
             "model": describe_model(session),
             "task": job.describe(),
             "lane": "likelihood",
+            "likelihood": session.kind.likelihood,
             "config": _part_of_plan(plan, session.spec, job.spec),
             "started_at": _now(),
         }
@@ -200,6 +201,7 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
             "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
             "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
             "limit": job.spec.limit,
+            **session.kind_identity,
         }
     )
 
@@ -212,6 +214,7 @@ def describe_model(session: Session) -> dict[str, object]:
         "revision": session.files.revision,
         "fingerprint": session.files.fingerprint,
         "architecture": session.config.model_type,
+        "kind": session.kind.name,
         "dtype": session.dtype_name,
         "num_parameters": session.num_parameters,
     }

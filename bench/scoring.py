@@ -70,7 +70,7 @@ class _Run:
         """Score all blocks; a pack's scores are on the disk before the next pack starts."""
         session, packs = self.session, self.folder.info.get("packs")
         budget: Future[Budget] = Future()
-        blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress)
+        blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress, session.kind.plan)
         try:
             session.load()  # while the first block is being encoded
             chosen = session.choose_budget((packs["max_batch_tokens"], packs["max_rows"]) if packs else None)
@@ -87,7 +87,7 @@ class _Run:
         collector = _Collector(block, self.job, self.folder)
         self.folder.append(collector.unencodable())
         pending = collector.pending()
-        to_do = sum(len(block.plan.packs[index].tokens) for index in block.plan.needed_for(pending))
+        to_do = sum(block.plan.packs[index].num_tokens for index in block.plan.needed_for(pending))
         self.num_done_before += block.plan.num_distinct - to_do
         if not pending:
             self.progress.advance(block.plan.num_distinct)
