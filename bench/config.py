@@ -114,6 +114,8 @@ class EngineSpec(StrictModel):
             up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
+        num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
+            each visible GPU, one on CPU.
     """
 
     max_batch_tokens: AutoInt = "auto"
@@ -121,6 +123,7 @@ class EngineSpec(StrictModel):
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+    num_processes: AutoInt = "auto"
 
 
 class RunPlan(StrictModel):

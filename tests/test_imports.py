@@ -20,8 +20,9 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records""",
     """schema template task config metrics stats
-    engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
+    engine engine.tree engine.pack engine.deal engine.levels engine.patterns engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
+    measured team launch
     engine.encode engine.pipeline engine.allocator""",
     """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
     engine.selfcheck models models.*""",
@@ -31,7 +32,17 @@ LAYERS = [
 ]
 TENSORS = ["engine.attention.*", "engine.head", "engine.widen", "engine.forward", "engine.plain", "engine.scorer"]
 ALLOWED = {
-    "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
+    "torch": [
+        *TENSORS,
+        "engine.selfcheck",
+        "hf",
+        "models.*",
+        "telemetry.matmul",
+        "session",
+        "doctor",
+        "team",
+        "launch",
+    ],
     "transformers": ["hf"],
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],

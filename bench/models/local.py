@@ -18,10 +18,13 @@ _SCALED_FROM = "original_max_position_embeddings"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn a plan's device into one that exists; one that does not is an error, never another device."""
+def choose_device(name: str, rank: int = 0) -> torch.device:
+    """Turn a plan's device into one that exists; one that does not is an error, never another device.
+
+    `auto` gives each of several processes, by its `rank`, a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     index = int(name.partition(":")[2] or 0)
