@@ -135,14 +135,13 @@ def _signals_restored() -> Iterator[None]:
 
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
-    """The launcher's log goes into ours: what a user has to know is one line, which comes from here."""
+    """The launcher's log is for those who want ours: what a user has to know is one line, which comes from here."""
     logger = logging.getLogger("torch.distributed")
-    was_propagating, logger.propagate = logger.propagate, False
-    handlers = logging.getLogger("bench").handlers
-    handler = handlers[0] if log.isEnabledFor(logging.DEBUG) and handlers else logging.NullHandler()
-    logger.addHandler(handler)
+    before = logger.handlers, logger.propagate
+    is_shown = log.isEnabledFor(logging.DEBUG)
+    logger.handlers = logging.getLogger("bench").handlers if is_shown else [logging.NullHandler()]
+    logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = was_propagating
+        logger.handlers, logger.propagate = before
