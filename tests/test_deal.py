@@ -45,7 +45,7 @@ def test_all_is_dealt_once(requests, budget, loads, data) -> None:
 
 @pytest.mark.parametrize("num", [2, 3, 5])
 @pytest.mark.parametrize("budget", [20, 40, 90])
-def test_the_heaviest_load_is_the_least_that_contiguous_runs_allow(num: int, budget: int) -> None:
+def test_the_heaviest_load_is_no_more_than_contiguous_runs_of_the_plans_order_allow(num: int, budget: int) -> None:
     """Against trying all ways to cut the plan's order."""
     requests = few_shot_requests(500, num_passages=4)
     plan = plan_packs(requests, Budget(budget, 1000))
@@ -61,7 +61,7 @@ def test_the_heaviest_load_is_the_least_that_contiguous_runs_allow(num: int, bud
     best = min(max(load(homes[a:b]) for a, b in pairwise(cut)) for cut in cuts)
     shares = deal(plan, samples, set(samples), costs, [0] * num)
     check(plan, samples, set(samples), [0] * num, shares)
-    assert max(share.load for share in shares) == best
+    assert sum(costs) / num <= max(share.load for share in shares) <= best
 
 
 def test_what_one_got_more_before_others_get_now() -> None:

@@ -1,17 +1,21 @@
 """Packs dealt out to several processes, so that all of them finish together. Ints only; no tensor, no model.
 
 The plan stays the one that a single process follows: what is dealt out is its packs, so the numbers are the same bits.
-Packs go out in contiguous runs of the plan's order, which is depth first, so that most trunks are needed by one process
-only. A trunk that several need is forwarded by each of them, and counted for each.
+Packs go out in runs that are contiguous in depth-first order, so that most trunks are needed by one process only. A
+trunk that several need is forwarded by each of them, and counted for each. Which of several subtrees comes first is
+free, and how well an order can be cut is luck, so a few are tried.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.engine.pack import Plan
+
+_NUM_ORDERS = 8
+_PRECISION = 500  # loads are balanced to this part of all that is dealt out
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +56,18 @@ def deal(
         loads: what each process was dealt of earlier plans, see `Share.load`.
 
     Returns:
-        One share for each of `loads`.
+        One share for each of `loads`; the same in every process.
     """
     pieces = _pieces(plan, samples, pending)
     lightest_first = sorted(range(len(loads)), key=loads.__getitem__)
-    dealt: list[list[_Piece]] = [[] for _ in loads]
-    for rank, run in zip(lightest_first, _lightest(pieces, costs, sorted(loads)), strict=True):
-        dealt[rank] = run
+    cuts = (_cut(order, costs, sorted(loads)) for order in _orders(plan, pieces))
+    _, runs = min(cuts, key=lambda cut: cut[0])
+    dealt = dict(zip(lightest_first, runs, strict=True))
     shares: list[Share] = []
     taken: set[int] = set()
-    for load, run in zip(loads, dealt, strict=True):
-        packs = frozenset[int]().union(*(piece.packs for piece in run))
-        requests = frozenset[int]().union(*(piece.requests for piece in run))
+    for rank, load in enumerate(loads):
+        packs = frozenset[int]().union(*(piece.packs for piece in dealt[rank]))
+        requests = frozenset[int]().union(*(piece.requests for piece in dealt[rank]))
         shares.append(Share(requests, tuple(sorted(packs)), packs - taken, load + _cost(packs, costs)))
         taken |= packs
     return shares
@@ -95,14 +99,30 @@ def _with_trunks(plan: Plan, packs: Iterable[int]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _lightest(pieces: Sequence[_Piece], costs: Sequence[int], loads: Sequence[int]) -> list[list[_Piece]]:
-    """Cut `pieces` into one run for each of `loads` (ascending); the heaviest of the sums is the least possible."""
-    least = loads[0]
-    most = loads[-1] + sum(_cost(piece.packs, costs) for piece in pieces)
-    limit = least + bisect_left(
-        range(most - least), True, key=lambda more: _fill(pieces, costs, loads, least + more) is not None
-    )
-    return _fill(pieces, costs, loads, limit) or []
+def _orders(plan: Plan, pieces: Sequence[_Piece]) -> Iterator[Sequence[_Piece]]:
+    """The pieces in the plan's order, then in some in which the subtrees of each trunk are shuffled."""
+    yield pieces
+    generator = random.Random(0)
+    for _ in range(_NUM_ORDERS - 1):
+        place = [generator.random() for _ in plan.packs]
+        yield sorted(pieces, key=lambda piece: [(place[pack], pack) for pack in sorted(piece.packs)])
+
+
+def _cut(
+    pieces: Sequence[_Piece], costs: Sequence[int], loads: Sequence[int]
+) -> tuple[int, Sequence[Sequence[_Piece]]]:
+    """Cut `pieces` into one run for each of `loads` (ascending); returns the least limit found, and the runs."""
+    total = sum(_cost(piece.packs, costs) for piece in pieces)
+    too_low, limit = loads[0] - 1, loads[-1] + total
+    runs = _fill(pieces, costs, loads, limit) or []
+    while limit - too_low > max(1, total // _PRECISION):
+        middle = (too_low + limit) // 2
+        found = _fill(pieces, costs, loads, middle)
+        if found is None:
+            too_low = middle
+        else:
+            limit, runs = middle, found
+    return limit, runs
 
 
 def _fill(
