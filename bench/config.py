@@ -168,10 +168,10 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> RunPlan:
         TaskError: a mistake in a task file that the plan uses.
     """
     data = _load_extended(path)
-    if isinstance(data.get("tasks"), list):
-        data["tasks"] = [_spelled_out(entry) for entry in data["tasks"]]
     origins: dict[Loc, str] = {}
     for override in overrides:
+        if isinstance(data.get("tasks"), list):
+            data["tasks"] = [_spelled_out(entry) for entry in data["tasks"]]
         for loc in _apply(data, override):
             origins[loc] = f"--set {override}"
 

@@ -22,6 +22,7 @@ from transformers import (  # noqa: E402
     DynamicCache,
     PreTrainedTokenizerFast,
 )
+from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 __all__ = [
@@ -31,5 +32,7 @@ __all__ = [
     "AutoTokenizer",
     "Conv1D",
     "DynamicCache",
+    "FastGELUActivation",
+    "NewGELUActivation",
     "PreTrainedTokenizerFast",
 ]

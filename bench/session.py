@@ -15,7 +15,8 @@ from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
 from bench.engine.encode import Encoder, EncodingRules
 from bench.engine.estimate import Cost, block_shapes, model_cost
-from bench.engine.forward import PACKED_MODEL_TYPES, Forward, PackedForward, PrefixCacheForward
+from bench.engine.families import PACKED_MODEL_TYPES
+from bench.engine.forward import Forward, PackedForward, PrefixCacheForward
 from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
 from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests

@@ -24,13 +24,23 @@ LAYERS = [
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
     measured team launch
     engine.encode engine.pipeline engine.allocator""",
-    """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
-    engine.selfcheck models models.*""",
+    """engine.attention engine.attention.* engine.fuse engine.head engine.widen engine.forward engine.plain
+    engine.scorer engine.families engine.families.* engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
 ]
-TENSORS = ["engine.attention.*", "engine.head", "engine.widen", "engine.forward", "engine.plain", "engine.scorer"]
+TENSORS = [
+    "engine.attention.*",
+    "engine.families",
+    "engine.families.*",
+    "engine.fuse",
+    "engine.head",
+    "engine.widen",
+    "engine.forward",
+    "engine.plain",
+    "engine.scorer",
+]
 ALLOWED = {
     "torch": [
         *TENSORS,
@@ -43,7 +53,7 @@ ALLOWED = {
         "team",
         "launch",
     ],
-    "transformers": ["hf"],
+    "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
     "pynvml": ["telemetry.machine"],

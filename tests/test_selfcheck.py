@@ -150,11 +150,11 @@ def test_a_few_neighbours_are_chosen_that_share_a_start_and_then_part() -> None:
     inputs = [request.inputs.tolist() for request in REQUESTS]
     assert len({tuple(ids) for ids in inputs}) == len(inputs)
     shared = next(place for place in range(200) if len({ids[place] for ids in inputs}) > 1)
-    assert shared >= 32
+    assert shared >= 24
     assert max(map(len, inputs)) <= 128
     for chosen, ids in zip(REQUESTS, inputs, strict=True):
-        assert ids[:32] == long[0].inputs.tolist()[:32]
-        assert any(chosen.targets == own.targets and ids[-32:] == own.inputs.tolist()[-32:] for own in long)
+        assert ids[:24] == long[0].inputs.tolist()[:24]
+        assert any(chosen.targets == own.targets and ids[-20:] == own.inputs.tolist()[-20:] for own in long)
 
 
 def test_short_requests_are_taken_whole_and_repeated_inputs_once() -> None:

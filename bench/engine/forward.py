@@ -11,19 +11,12 @@ import torch
 
 from bench.engine.attention import interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
+from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
+from bench.engine.fuse import FUSED
 from bench.engine.head import NeededRowsHead
 from bench.engine.levels import plan_attention
 from bench.engine.pack import Pack, Plan
 from bench.hf import DynamicCache
-
-PACKED_MODEL_TYPES = frozenset({
-    "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "mistral",
-    "mixtral", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
-    "stablelm", "starcoder2",
-})  # fmt: skip
-"""Architectures whose attention goes through transformers' interface and was compared with plain scoring.
-
-An explicit list, because some others accept an attention function's name and silently ignore it."""
 
 BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
     "reference": (reference.attend, 0),
@@ -59,7 +52,9 @@ class PackedForward:
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
-        model.set_attn_implementation(interface.NAME)
+        self._has_interface = model.config.get_text_config().model_type not in WITH_REPLACEMENTS
+        self._replacements = {**replacements(model.config.get_text_config().model_type), **FUSED}
+        self._attach()
 
     def start(self, plan: Plan) -> None:
         """Make room for the longest trunk path of the plan."""
@@ -90,11 +85,23 @@ class PackedForward:
         try:
             yield self._model
         finally:
-            self._model.set_attn_implementation(interface.NAME)
+            self._attach()
 
     def restore(self) -> None:
         """Give the model its own attention back."""
-        self._model.set_attn_implementation(self._own_attention)
+        swap_classes(self._model, {ours: theirs for theirs, ours in self._replacements.items()})
+        self._set_attention(self._own_attention)
+
+    def _attach(self) -> None:
+        """Give the model ours."""
+        swap_classes(self._model, self._replacements)
+        self._set_attention(interface.NAME)
+
+    def _set_attention(self, name: str) -> None:
+        if self._has_interface:
+            self._model.set_attn_implementation(name)
+        else:  # all that transformers makes of the name is whether to build a mask
+            self._model.config._attn_implementation = name
 
 
 class PrefixCacheForward:

@@ -21,6 +21,8 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
 
+_FIRST_SHARE = 8  # of a long job the first scores are to be seen soon: their pack is so many times smaller
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -124,23 +126,33 @@ class _Planner:
             self.num_tokens[parent] += self.num_tokens[node]
             self.num_rows[parent] += self.num_rows[node]
         self.num_emitted = 0
+        is_long = tree.num_tokens > _FIRST_SHARE * budget.tokens
+        self.first_tokens = budget.tokens // _FIRST_SHARE if is_long else budget.tokens
+        self.first_path = set(_first_path(tree))
 
     def packs(self) -> Iterator[Pack]:
-        work = [(0, -1)]
+        work = [([0], -1, False)]
         while work:
-            node, parent = work.pop()
+            nodes, parent, is_forest = work.pop()
+            if is_forest:
+                yield self._forest_pack(nodes, parent)
+                self.num_emitted += 1
+                continue
+            (node,) = nodes
             for start, stop in self._chunks(node):
                 yield self._chunk_pack(node, start, stop, parent)
                 parent = self.num_emitted
                 self.num_emitted += 1
             children = self.tree.children[node]
-            for group in self._groups([child for child in children if self._fits(child)]):
-                yield self._forest_pack(group, parent)
-                self.num_emitted += 1
-            work.extend((child, parent) for child in reversed(children) if not self._fits(child))
+            below = [([child], parent, False) for child in children if not self._fits(child)]
+            below += [
+                (group, parent, True) for group in self._groups([child for child in children if self._fits(child)])
+            ]
+            work.extend(reversed(below))
 
     def _fits(self, node: int) -> bool:
-        return self.num_tokens[node] <= self.budget.tokens and self.num_rows[node] <= self.budget.rows
+        tokens = self.first_tokens if node in self.first_path else self.budget.tokens
+        return self.num_tokens[node] <= tokens and self.num_rows[node] <= self.budget.rows
 
     def _chunks(self, node: int) -> Iterator[tuple[int, int]]:
         """Cut a trunk's own tokens into depth ranges that fit the budget."""
@@ -155,16 +167,17 @@ class _Planner:
             start = stop
 
     def _groups(self, units: Sequence[int]) -> Iterator[list[int]]:
-        """Gather subtrees into packs of nearly equal size within the budget."""
+        """Gather subtrees into packs of nearly equal size within the budget; a long job's first is a small one."""
+        most = self.first_tokens if self.first_path.intersection(units) else self.budget.tokens
         total = sum(self.num_tokens[unit] for unit in units)
         num_packs = -(-total // self.budget.tokens)
         group: list[int] = []
         tokens = rows = 0
         for unit in units:
-            is_over = tokens + self.num_tokens[unit] > self.budget.tokens
+            is_over = tokens + self.num_tokens[unit] > most
             if group and (is_over or rows + self.num_rows[unit] > self.budget.rows or tokens * num_packs >= total):
                 yield group
-                group, tokens, rows = [], 0, 0
+                group, tokens, rows, most = [], 0, 0, self.budget.tokens
             group.append(unit)
             tokens += self.num_tokens[unit]
             rows += self.num_rows[unit]
@@ -211,6 +224,14 @@ class _Planner:
             unit_starts=offsets[[place_of[unit] for unit in units]],
             places=places,
         )
+
+
+def _first_path(tree: PrefixTree) -> Iterator[int]:
+    """Yield the nodes from the root down to the first leaf."""
+    children = [0]
+    while children:
+        yield children[0]
+        children = tree.children[children[0]]
 
 
 def _targets_by_node(tree: PrefixTree, requests: Sequence[TokenRequest]) -> dict[int, list[tuple[int, int, int]]]:

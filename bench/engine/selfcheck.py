@@ -15,7 +15,7 @@ from bench.engine.scorer import Scorer
 from bench.records import Loglikelihood
 
 _NUM_REQUESTS = 3
-_HEAD, _TAIL = 48, 32  # tokens kept of a long request's two ends: enough to share, short enough to start soon
+_HEAD, _TAIL = 24, 20  # tokens kept of a long request's two ends: enough to share, short enough to start soon
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 """Largest |difference| of a continuation token's log-probability between packed and alone, by dtype.

@@ -32,6 +32,11 @@ class PackLayout:
     masks: dict[int, torch.Tensor]
     cache: dict[str, Any]
 
+    @property
+    def depth(self) -> int:
+        """One more than the deepest position a token of the pack can have."""
+        return self.pack.prefix_length + len(self.pack.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionInputs:
@@ -44,6 +49,9 @@ class AttentionInputs:
         scale: factor on the scores.
         window: a token sees only the last `window` positions, itself included; None for all.
         softcap: scores s become `softcap * tanh(s / softcap)`; None for none.
+        key_bias: what is added to the scores, by query head and position of the key, (Hq, P + depth of the pack), in
+            fp64, since it is large where it does not matter; None for nothing. A constant added to a head's row
+            changes nothing.
     """
 
     query: torch.Tensor
@@ -54,6 +62,7 @@ class AttentionInputs:
     scale: float
     window: int | None = None
     softcap: float | None = None
+    key_bias: torch.Tensor | None = None
 
 
 AttentionBackend = Callable[[AttentionInputs, PackLayout], torch.Tensor]

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionInputs, PackLayout
 from bench.engine.widen import lacks_instructions
 
@@ -21,6 +22,8 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     """Attention of a pack, (Hq, T, D)."""
     if lacks_instructions(inputs.query.dtype, inputs.query.device):
         return attend(_widened(inputs), layout).to(inputs.query.dtype)
+    num_dimensions = inputs.value.shape[2]
+    inputs = fold_key_bias(inputs, layout)
     num_heads, length, size = inputs.query.shape
     num_kv_heads = inputs.key.shape[0]
     shape = (num_kv_heads, num_heads // num_kv_heads, length)
@@ -38,7 +41,7 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
             merge_(output[:, :, there], lse[:, :, there], *more)
     if inputs.prefix_key.shape[1]:
         merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
-    return output.reshape(num_heads, length, size)
+    return output.reshape(num_heads, length, size)[..., :num_dimensions]
 
 
 def _widened(inputs: AttentionInputs) -> AttentionInputs:
