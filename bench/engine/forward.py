@@ -14,16 +14,16 @@ from bench.engine.attention.contract import AttentionBackend, make_layout, tree_
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
 from bench.engine.head import needed_rows_head
-from bench.engine.levels import plan_attention
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
 from bench.hf import DynamicCache
 
-BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
-    "reference": (reference.attend, 0),
-    "sdpa": (sdpa.attend, sdpa.DENSE_LIMIT),
-    "varlen": (varlen.attend, 0),
+BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
+    "reference": (reference.attend, Limits()),
+    "sdpa": (sdpa.attend, sdpa.LIMITS),
+    "varlen": (varlen.attend, Limits()),
 }
-"""Attention backends by name, each with the size in tokens below which it prefers a masked block."""
+"""Attention backends by name, each with how it likes a pack's attention to be cut."""
 
 
 class Forward(Protocol):
@@ -51,7 +51,7 @@ class PackedForward:
     def __init__(self, model: Any, attention: str) -> None:
         self._model = model
         self._head = needed_rows_head(model)
-        self._backend, self._dense_limit = BACKENDS[attention]
+        self._backend, self._limits = BACKENDS[attention]
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
@@ -67,7 +67,7 @@ class PackedForward:
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
         device = self._model.device
-        attention = plan_attention(pack.positions, pack.subtree_end, self._dense_limit)
+        attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
         self._head.rows = torch.from_numpy(pack.rows).to(device)
         self.num_forwarded += len(pack.tokens)
@@ -178,6 +178,7 @@ class PrefixCacheForward:
 
 def _paths(pack: Pack) -> list[list[int]]:
     """All root-to-leaf paths of a pack's forest, as places in the pack."""
-    sees = tree_mask(torch.from_numpy(pack.subtree_end), 0, len(pack.tokens))
+    places = torch.arange(len(pack.tokens))
+    sees = tree_mask(torch.from_numpy(pack.subtree_end), places, places)
     leaves = (sees.sum(dim=0) == 1).nonzero().flatten().tolist()
     return [sees[leaf].nonzero().flatten().tolist() for leaf in leaves]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.engine.levels import AttentionPlan
+from bench.engine.levels import AttentionPlan, Block
 from bench.engine.pack import Pack
 
 
@@ -21,7 +21,9 @@ class PackLayout:
         positions: depth of each token, (T,).
         subtree_end: end of each token's subtree in the pack, (T,).
         attention: blocks and levels of this pack.
-        masks: for each block that is not a chain, its boolean mask (True = may attend), by block start.
+        keys: for each block that has short nodes above it, the places of its keys: those nodes' and its own, by block
+            start.
+        masks: for each block that is not a chain, its boolean mask over its keys (True = may attend), by block start.
         cache: what a backend derives once for all layers (for example cumulative lengths), by name.
     """
 
@@ -29,6 +31,7 @@ class PackLayout:
     positions: torch.Tensor
     subtree_end: torch.Tensor
     attention: AttentionPlan
+    keys: dict[int, torch.Tensor]
     masks: dict[int, torch.Tensor]
     cache: dict[str, Any]
 
@@ -73,13 +76,20 @@ def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> P
     """Move a pack's layout to `device` and build the masks of its small subtrees."""
     positions = torch.from_numpy(pack.positions).to(device)
     subtree_end = torch.from_numpy(pack.subtree_end).to(device)
-    masks = {
-        block.start: tree_mask(subtree_end, block.start, block.stop) for block in attention.blocks if not block.is_chain
-    }
-    return PackLayout(pack, positions, subtree_end, attention, masks, {})
+    keys = {block.start: _places(block, device) for block in attention.blocks if block.above}
+    masks = {}
+    for block in attention.blocks:
+        if not block.is_chain:
+            own = torch.arange(block.start, block.stop, device=device)
+            masks[block.start] = tree_mask(subtree_end, own, keys.get(block.start, own))
+    return PackLayout(pack, positions, subtree_end, attention, keys, masks, {})
 
 
-def tree_mask(subtree_end: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return the mask of tokens [start, stop) among themselves: token i sees j iff j <= i < subtree_end[j]."""
-    place = torch.arange(start, stop, device=subtree_end.device)
-    return (place[None, :] <= place[:, None]) & (place[:, None] < subtree_end[None, start:stop])
+def tree_mask(subtree_end: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the mask of tokens at `queries` over those at `keys`: token i sees j iff j <= i < subtree_end[j]."""
+    return (keys[None, :] <= queries[:, None]) & (queries[:, None] < subtree_end[None, keys])
+
+
+def _places(block: Block, device: torch.device) -> torch.Tensor:
+    ranges = [*block.above, (block.start, block.stop)]
+    return torch.cat([torch.arange(start, stop) for start, stop in ranges]).to(device)
