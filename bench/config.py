@@ -118,6 +118,8 @@ class EngineSpec(StrictModel):
         max_length: tokens of a sequence; `auto`: what the model says.
         pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
             it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
+        num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
+            each visible GPU, one on CPU.
     """
 
     max_batch_tokens: AutoInt = "auto"
@@ -126,6 +128,7 @@ class EngineSpec(StrictModel):
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
     pll: Literal["word_l2r", "original"] = "word_l2r"
+    num_processes: AutoInt = "auto"
 
 
 class RunPlan(StrictModel):

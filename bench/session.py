@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +37,8 @@ from bench.models.local import (
     usable_positions,
 )
 from bench.records import PromptedSample
-from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes, reset_peak_rss
+from bench.team import ALONE, Team
+from bench.telemetry.machine import available_memory_bytes, num_cores, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,23 @@ def check_model(spec: ModelSpec, engine: EngineSpec) -> None:
         return
 
 
+def num_processes(spec: ModelSpec, engine: EngineSpec) -> int:
+    """How many processes score a model: by default one on each GPU that is visible, or a single one on CPU.
+
+    Raises:
+        ModelInputError: the plan asks for a number that cannot be had.
+    """
+    wanted = engine.num_processes
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if spec.device == "cpu" or (spec.device == "auto" and not num_gpus):
+        return 1 if wanted == "auto" else wanted
+    most = num_gpus if spec.device == "auto" else 1
+    if wanted != "auto" and wanted > most:
+        here = f"{most} GPUs are visible" if spec.device == "auto" else f"device {spec.device} is one GPU; use auto"
+        raise ModelInputError(f"model {spec.name}: engine.num_processes {wanted}: {here}")
+    return most if wanted == "auto" else wanted
+
+
 class Session:
     """A model of the plan, from its files to its scorer.
 
@@ -84,13 +101,14 @@ class Session:
         ModelLoadError: the model cannot be had or loaded.
     """
 
-    def __init__(self, spec: ModelSpec, engine: EngineSpec) -> None:
+    def __init__(self, spec: ModelSpec, engine: EngineSpec, team: Team = ALONE) -> None:
         self.spec = spec
         self.engine = engine
+        self.team = team
         self.timing = Timing()
         self.notes: list[str] = []
         began = time.perf_counter()
-        self.device = choose_device(spec.device)
+        self.device = choose_device(spec.device, team.rank)
         self.files: ModelFiles = locate(spec)
         self.config = load_config(spec, self.files)
         self.kind: Kind[Any] = KINDS[settle_kind(spec, self.config)]
@@ -172,9 +190,7 @@ class Session:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             keep_freed_memory()
-            torch.set_num_threads(
-                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            )
+            torch.set_num_threads(max(1, num_cores() // self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
         if self.is_widened:
             widen(model)
@@ -233,7 +249,8 @@ class Session:
         if self._scorer is None:
             began = time.perf_counter()
             some = choose_requests(requests, self.kind.num_checked)
-            self._scorer = Scorer(self._checked_forward(some, budget), budget, self.kind.plan)
+            forward = self._checked_forward(some, budget)
+            self._scorer = Scorer(forward, budget, self.kind.plan, may_shrink=not self.team.is_lockstep)
             self.timing.self_check_s = time.perf_counter() - began
         self._scorer.budget = budget
         return self._scorer
@@ -256,6 +273,7 @@ class Session:
             "path": self._path,
             "attention": self.attention,
             "device": str(self.device),
+            "num_processes": self.team.size,
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,

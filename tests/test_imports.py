@@ -20,10 +20,10 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records""",
     """schema template task config metrics stats
-    engine engine.tree engine.pack engine.batches engine.seq2seq engine.seq2seq.pack engine.seq2seq.estimate
-    engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns engine.boundaries
-    engine.estimate""",
-    """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
+    engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
+    engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns
+    engine.boundaries engine.estimate""",
+    """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.attention engine.attention.* engine.fuse engine.head engine.widen engine.forward engine.plain
     engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain engine.masked.forward
@@ -46,7 +46,17 @@ TENSORS = [
     "engine.scorer",
 ]
 ALLOWED = {
-    "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
+    "torch": [
+        *TENSORS,
+        "engine.selfcheck",
+        "hf",
+        "models.*",
+        "telemetry.matmul",
+        "session",
+        "doctor",
+        "team",
+        "launch",
+    ],
     "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],

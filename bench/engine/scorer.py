@@ -43,12 +43,15 @@ class Scorer:
         forward: how logits are computed.
         budget: what a pack may hold; halved when memory runs out.
         planner: makes the packs that `forward` takes.
+        may_shrink: False where other processes are in the same forward pass and could not follow: running out of
+            memory is an error then.
         num_halvings: how often the budget was halved.
     """
 
     forward: Forward
     budget: Budget
     planner: Planner = plan_packs
+    may_shrink: bool = True
     num_halvings: int = 0
     _sums: dict[int, list[tuple[float, bool]]] = field(default_factory=dict)
 
@@ -66,7 +69,7 @@ class Scorer:
                 try:
                     outcomes = {key: value for key, value in self._score_pack(pack, requests).items() if key in pending}
                 except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
+                    if not is_out_of_memory(error) or not self.may_shrink:
                         raise
                     lost = self._shrink(plan, index, pending)
                     pending -= lost

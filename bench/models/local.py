@@ -20,10 +20,13 @@ _BROKEN_SDPA = {"umt5"}  # with sdpa its decoder sees the tokens that follow, in
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn a plan's device into one that exists; one that does not is an error, never another device."""
+def choose_device(name: str, rank: int = 0) -> torch.device:
+    """Turn a plan's device into one that exists; one that does not is an error, never another device.
+
+    `auto` gives each of several processes, by its `rank`, a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     index = int(name.partition(":")[2] or 0)
