@@ -36,7 +36,7 @@ ALLOWED = {
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
     "pynvml": ["telemetry.machine"],
-    "huggingface_hub": ["rows", "models.files"],
+    "huggingface_hub": ["rows", "models.hub"],
     "datasets": [],
     "lm_eval": [],
     "requests": [],

