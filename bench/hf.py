@@ -23,8 +23,10 @@ from transformers import (  # noqa: E402
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     DynamicCache,
     PreTrainedTokenizerFast,
+    TorchAoConfig,
 )
 from transformers.modeling_gguf_pytorch_utils import (  # noqa: E402
     TENSOR_PROCESSORS,
@@ -41,9 +43,11 @@ __all__ = [
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoTokenizer",
+    "BitsAndBytesConfig",
     "Conv1D",
     "DynamicCache",
     "PreTrainedTokenizerFast",
     "TensorProcessor",
+    "TorchAoConfig",
     "get_gguf_hf_weights_map",
 ]

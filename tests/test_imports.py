@@ -23,13 +23,21 @@ LAYERS = [
     engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
     engine.encode engine.pipeline engine.allocator""",
-    """engine.attention engine.attention.* engine.head engine.widen engine.forward engine.plain engine.scorer
-    engine.selfcheck models models.*""",
+    """engine.attention engine.attention.* engine.head engine.memory engine.widen engine.forward engine.plain
+    engine.scorer engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
 ]
-TENSORS = ["engine.attention.*", "engine.head", "engine.widen", "engine.forward", "engine.plain", "engine.scorer"]
+TENSORS = [
+    "engine.attention.*",
+    "engine.head",
+    "engine.memory",
+    "engine.widen",
+    "engine.forward",
+    "engine.plain",
+    "engine.scorer",
+]
 ALLOWED = {
     "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
     "transformers": ["hf"],
