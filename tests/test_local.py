@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -220,6 +224,60 @@ def test_a_weight_of_another_shape_is_an_error(folder: Path) -> None:
     assert "model.norm.weight" in message(error)
 
 
+def test_weights_of_another_model_are_an_error(folder: Path) -> None:
+    tiny_model("gpt2").save_pretrained(folder.parent / "other")
+    shutil.copy(folder.parent / "other" / "model.safetensors", folder)
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert re.search(r"lack \d+ of the weights .* the first is lm_head.weight", message(error))
+
+
+def _in_shards(folder: Path) -> list[Path]:
+    (folder / "model.safetensors").unlink()
+    tiny_model("llama").save_pretrained(folder, max_shard_size="30KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    return shards
+
+
+def test_a_model_in_shards_is_loaded_whole(folder: Path) -> None:
+    _in_shards(folder)
+    model, _ = load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("llama").parameters(), strict=True))
+
+
+def test_a_shard_that_the_index_names_and_nobody_has(folder: Path) -> None:
+    shard = _in_shards(folder)[1]
+    shard.unlink()
+    with pytest.raises(ModelInputError) as error:
+        locate(spec_of(folder))
+    assert f"lacks 1 of the files that model.safetensors.index.json names, such as {shard.name}" in message(error)
+
+
+def test_a_shard_that_is_cut_off(folder: Path) -> None:
+    shard = _in_shards(folder)[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert "cannot be loaded" in message(error)
+
+
+def test_an_index_that_is_damaged(folder: Path) -> None:
+    _in_shards(folder)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ModelLoadError) as error:
+        locate(spec_of(folder))
+    assert "model.safetensors.index.json cannot be read" in message(error)
+
+
+def test_pickled_weights_that_are_damaged(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    with pytest.raises(ModelLoadError) as error:
+        load(folder, allow_pickle=True)
+    assert "cannot be loaded" in message(error)
+
+
 def _write(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -312,6 +370,56 @@ def test_what_the_hub_refuses(name: str, told: str, hub: Any, monkeypatch: pytes
     with pytest.raises(ModelLoadError) as error:
         locate(spec_of("someone/mine"))
     assert told in message(error)
+
+
+@pytest.mark.parametrize(("status", "code", "told"), [
+    (401, "RepoNotFound", "was not found on the hub (misspelt, private, or HF_TOKEN missing)"),
+    (404, "RepoNotFound", "was not found on the hub (misspelt, private, or HF_TOKEN missing)"),
+    (401, "GatedRepo", "is gated: accept its licence on the hub and set HF_TOKEN"),
+    (403, "GatedRepo", "is gated: accept its licence on the hub and set HF_TOKEN"),
+    (404, "RevisionNotFound", "could not be downloaded: "),
+    (403, "", "cannot be reached: no hub connection and no copy in the cache"),
+])  # fmt: skip
+@pytest.mark.parametrize("source", ["someone/mine", "someone/mine/tiny.gguf"])
+def test_what_the_hub_answers(
+    source: str, status: int, code: str, told: str, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own client makes its errors of a server's answers."""
+    with _server(status, {"X-Error-Code": code, "X-Error-Message": "no"}) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        with pytest.raises(ModelLoadError) as error:
+            locate(spec_of(source, name="mine"))
+    assert told in message(error)
+
+
+@contextlib.contextmanager
+def _server(status: int, headers: dict[str, str]) -> Iterator[str]:
+    """The address of a server that answers every request in one way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("keys", [{}, {"allow_pickle": True}, {"trust_remote_code": True, "revision": "v2"}])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config import ModelSpec
-from bench.errors import ModelInputError
+from bench.errors import ModelInputError, ModelLoadError
 from bench.models.fingerprint import fingerprint_files, fingerprint_folder
 from bench.models.gguf import convert, is_converted, is_gguf
 from bench.models.hub import fetch_file, fetch_folder
@@ -137,4 +138,21 @@ def _check_folder(folder: Path, spec: ModelSpec) -> None:
         raise ModelInputError(
             f"model {spec.name}: {folder} has no safetensors weights; pickled ones run code when they are read: "
             "say allow_pickle: true if you trust them"
+        )
+    _check_shards(folder, spec)
+
+
+def _check_shards(folder: Path, spec: ModelSpec) -> None:
+    """Refuse a folder that lacks some of the weight files which its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return
+    try:
+        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"model {spec.name}: {index} cannot be read: {error}") from error
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
+        raise ModelInputError(
+            f"model {spec.name}: {folder} lacks {len(missing)} of the files that {index.name} names, "
+            f"such as {missing[0]}; fetch it anew"
         )
