@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from bench.config import RunPlan
 from bench.engine.estimate import Flops, block_shapes
+from bench.engine.memory import Memory, free_bytes
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
 from bench.job import Job
+from bench.models.fit import estimate_memory
+from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session
 from bench.telemetry.matmul import MatmulProbe
@@ -29,11 +32,12 @@ class Forecast:
         num_logical: tokens if every request were a forward pass of its own.
         num_distinct: tokens that are forwarded.
         predicted_s: seconds of scoring, from the rate of matrix products measured now.
+        memory: what the weights and the largest pack take on `device`, of which `free_bytes` are free.
     """
 
     model: str
     task: str
-    dtype: str
+    precision: Precision
     num_samples: int
     num_requests: int
     num_logical: int
@@ -44,6 +48,9 @@ class Forecast:
     flops: Flops
     matmul_flops_per_s: float
     predicted_s: float
+    memory: Memory
+    free_bytes: int
+    device: str
 
 
 def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], list[SteelyardError]]:
@@ -78,7 +85,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     return Forecast(
         model=session.spec.name,
         task=job.title,
-        dtype=session.dtype_name,
+        precision=session.precision,
         num_samples=len(job.samples),
         num_requests=sum(len(block.requests) for block in blocks),
         num_logical=sum(block.plan.num_logical for block in blocks),
@@ -91,4 +98,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         flops=flops,
         matmul_flops_per_s=rate,
         predicted_s=flops.total / rate / USUAL_SHARE,
+        memory=estimate_memory(session, [pack for block in blocks for pack in block.plan.packs]),
+        free_bytes=free_bytes(session.device),
+        device=str(session.device),
     )

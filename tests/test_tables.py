@@ -135,7 +135,7 @@ def test_numbers_stand_under_each_other(screen):
 def test_what_matters_least_drops_out_first_and_is_named():
     narrow, wide = render_runs([make_run()], NARROW), render_runs([make_run()], WIDE)
     assert "hidden" not in wide
-    assert lines_with(narrow, "hidden") == ["hidden  macro %, n, dtype, peak, questions/s"]
+    assert lines_with(narrow, "hidden") == ["hidden  macro %, n, precision, peak, questions/s"]
     assert "95 %  tokens/s  floor    time" in narrow
     assert "31.42 ± 2.68" in render_runs([make_run()], Screen(44))
 

@@ -14,12 +14,14 @@ class NeededRowsHead(nn.Module):
     """Stands in for a model's output embedding: takes the rows of hidden states that are needed and multiplies in fp32.
 
     In bf16 the two best of four options tie exactly on a fifth of MMLU's questions when the logits are rounded to bf16;
-    the same hidden states multiplied in fp32 give none.
+    the same hidden states multiplied in fp32 give none. A head that is itself quantised multiplies as it does.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.weight: torch.Tensor = head.weight  # type: ignore[assignment]  # the model's own, possibly tied
+        is_plain = isinstance(head, nn.Linear) and type(head.weight.data) is torch.Tensor
+        self.quantised = None if is_plain and head.weight.is_floating_point() else head  # type: ignore[operator]
+        self.weight: torch.Tensor = getattr(head, "weight", None)  # type: ignore[assignment]  # possibly tied
         self.bias: torch.Tensor | None = getattr(head, "bias", None)
         self.rows: torch.Tensor | None = None
 
@@ -27,6 +29,9 @@ class NeededRowsHead(nn.Module):
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
             hidden = hidden.flatten(0, -2).index_select(0, self.rows)
+        if self.quantised is not None:
+            found: torch.Tensor = self.quantised(hidden)
+            return found.float()
         hidden = hidden.float()
         bias = None if self.bias is None else self.bias.float()
         if self.weight.dtype == torch.float32:
