@@ -7,6 +7,7 @@ Exit codes: 0 all is well; 1 something failed while running, if only some sample
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -57,6 +58,17 @@ def _logging(is_verbose: bool) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """For heavy imports: they make a million objects to stay; looking for garbage among them is a fifth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,8 +150,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(plan)
     from bench.report.progress import TerminalListener
-    from bench.runner import run_plan
 
+    with _importing():
+        from bench.runner import run_plan
     outcomes = run_plan(plan, TerminalListener(has_bar=not options.verbose))
     paths = [outcome.path for outcome in outcomes if outcome.path is not None and outcome.error is None]
     if paths:
@@ -166,7 +179,8 @@ def _default_plan() -> Path:
 
 
 def _dry_run(plan: RunPlan) -> int:
-    from bench.dryrun import forecast_plan
+    with _importing():
+        from bench.dryrun import forecast_plan
     from bench.report.forecast import render_forecast
     from bench.report.progress import TerminalListener
     from bench.report.text import Screen
@@ -202,7 +216,7 @@ def _tasks(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from bench.report.sample import find_score, render_sample
     from bench.report.show import render_run
-    from bench.report.tables import render_subjects
+    from bench.report.tables import is_pll, render_subjects
     from bench.report.text import Screen
     from bench.store import read_run
 
@@ -217,7 +231,8 @@ def _show(options: argparse.Namespace) -> int:
     score = find_score(run, options.sample)
     sample = find_sample(run.info, score.id)
     prompt = sample.requests[0].prompt.without_shots(score.num_shots_dropped).text
-    print(render_sample(score, Screen.of(), choices=sample.sample.choices, prompt=prompt))
+    measure = "PLL" if is_pll(run) else "loglikelihood"
+    print(render_sample(score, Screen.of(), measure=measure, choices=sample.sample.choices, prompt=prompt))
     return 0
 
 
@@ -238,7 +253,9 @@ def _print_table(paths: Sequence[Path]) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from bench.report.verification import render_verification
-    from bench.verify import verify_run
+
+    with _importing():
+        from bench.verify import verify_run
 
     print(render_verification(verify_run(options.run, options.samples, options.seed, options.device)))
     return 0

@@ -43,6 +43,7 @@ class ModelSpec(StrictModel):
         source: `embedded`, `fake`, a hub id, a local folder, a local .gguf file, or one on the hub
             (owner/name/file.gguf).
         name: label in tables; by default the last part of `source`, and of the adapter's.
+        kind: how its likelihoods are had; `auto`: as its configuration says.
         revision: the hub's commit or tag.
         quantization: what linear layers are turned into when they are loaded; checkpoints that are quantised
             already need nothing said.
@@ -53,6 +54,7 @@ class ModelSpec(StrictModel):
 
     source: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)] = ""
+    kind: Literal["auto", "causal", "seq2seq", "masked"] = "auto"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "torchao-fp8"] = "none"
@@ -140,6 +142,10 @@ class EngineSpec(StrictModel):
             up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
+        pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
+            it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
+        num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
+            each visible GPU, one on CPU.
         memory_check: refuse a model that is estimated not to fit in the device's free memory.
     """
 
@@ -148,6 +154,8 @@ class EngineSpec(StrictModel):
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+    pll: Literal["word_l2r", "original"] = "word_l2r"
+    num_processes: AutoInt = "auto"
     memory_check: bool = True
 
 
@@ -193,10 +201,10 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> RunPlan:
         TaskError: a mistake in a task file that the plan uses.
     """
     data = _load_extended(path)
-    if isinstance(data.get("tasks"), list):
-        data["tasks"] = [_spelled_out(entry) for entry in data["tasks"]]
     origins: dict[Loc, str] = {}
     for override in overrides:
+        if isinstance(data.get("tasks"), list):
+            data["tasks"] = [_spelled_out(entry) for entry in data["tasks"]]
         for loc in _apply(data, override):
             origins[loc] = f"--set {override}"
 

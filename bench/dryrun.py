@@ -14,7 +14,7 @@ from bench.errors import SteelyardError
 from bench.job import Job
 from bench.models.fit import estimate_memory
 from bench.models.precision import Precision
-from bench.runner import Listener, open_session, prepare_jobs
+from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session
 from bench.telemetry.matmul import MatmulProbe
 
@@ -53,12 +53,6 @@ class Forecast:
     device: str
 
 
-class _Silent:
-    def plan(self, num_tokens: int, *, is_all: bool) -> None: ...
-
-    def advance(self, num_tokens: int) -> None: ...
-
-
 def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], list[SteelyardError]]:
     """Forecast every model on every task; returns the forecasts, and why there are none for some models.
 
@@ -84,7 +78,7 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
 def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    blocks = list(plan_blocks(job.samples, session.encoder, budget, _Silent()))
+    blocks = list(plan_blocks(job.samples, session.encoder, budget, Silence(), session.kind.plan))
     flops = Flops(0, 0, 0)
     for block in blocks:
         flops += session.cost.of(block.plan.packs)

@@ -22,30 +22,49 @@ from transformers import (  # noqa: E402
     AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     DynamicCache,
+    EncoderDecoderCache,
     PreTrainedTokenizerFast,
     TorchAoConfig,
 )
+from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
+from transformers.cache_utils import DynamicLayer  # noqa: E402
 from transformers.modeling_gguf_pytorch_utils import (  # noqa: E402
     TENSOR_PROCESSORS,
     TensorProcessor,
     get_gguf_hf_weights_map,
+)
+from transformers.models.auto.modeling_auto import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 _is_starting = False
 
 __all__ = [
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "TENSOR_PROCESSORS",
     "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForSeq2SeqLM",
     "AutoTokenizer",
     "BitsAndBytesConfig",
     "Conv1D",
     "DynamicCache",
+    "DynamicLayer",
+    "EncoderDecoderCache",
+    "FastGELUActivation",
+    "NewGELUActivation",
     "PreTrainedTokenizerFast",
     "TensorProcessor",
     "TorchAoConfig",

@@ -132,11 +132,11 @@ def run_steelyard(setting: Setting, dtype: str) -> SteelyardRun:
         return SteelyardRun(read_steelyard_runs(out), wall_s, first_scores_s)
 
 
-def open_session(setting: Setting, **engine: Any) -> Session:
-    """The model of a setting in this process, in fp32; its weights are loaded when they are first used."""
+def open_session(setting: Setting, dtype: str = "float32", **engine: Any) -> Session:
+    """The model of a setting in this process; its weights are loaded when they are first used."""
     from bench.session import Session
 
-    plan = load_plan(write_plan(setting, "float32", **engine))
+    plan = load_plan(write_plan(setting, dtype, **engine))
     return Session(plan.models[0], plan.engine)
 
 

@@ -125,12 +125,15 @@ def varlen_attn_by_contract(  # noqa: PLR0917
     assert all(tensor.is_contiguous() for tensor in (query, key, value))
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert len(cu_seq_q) == len(cu_seq_k)
-    assert (cu_seq_q[0], cu_seq_k[0], cu_seq_q[-1], cu_seq_k[-1]) == (0, 0, len(query), len(key))
+    assert (cu_seq_q[[0, -1]].tolist(), cu_seq_k[[0, -1]].tolist()) == ([0, len(query)], [0, len(key)])
     lengths, key_lengths = cu_seq_q.diff(), cu_seq_k.diff()
     assert (int(lengths.max()), int(key_lengths.max())) == (max_q, max_k)
     outputs, lses = [], []
     pairs = zip(
-        query.split(lengths.tolist()), key.split(key_lengths.tolist()), value.split(key_lengths.tolist()), strict=True
+        torch.split(query, lengths.tolist()),
+        torch.split(key, key_lengths.tolist()),
+        torch.split(value, key_lengths.tolist()),
+        strict=True,
     )
     for q, k, v in pairs:
         scores = torch.einsum("qhd,khd->hqk", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)

@@ -150,6 +150,15 @@ def test_siblings_are_spread_evenly_over_packs() -> None:
     assert [len(pack.tokens) for pack in plan_packs(requests, Budget(16, 100)).packs] == [1, 10, 8]
 
 
+def test_the_first_scores_of_a_long_job_come_soon() -> None:
+    requests = [make_request([0, n, n], [1]) for n in range(1, 81)]
+    sizes = [len(pack.tokens) for pack in plan_packs(requests, Budget(16, 100)).packs]
+    assert sizes[:2] == [1, 2]
+    assert sum(sizes) == 161
+    assert set(sizes[2:-1]) <= {14, 16}
+    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(40, 100)).packs][:2] == [1, 40]
+
+
 def test_rows_of_logits_bound_a_pack_as_tokens_do() -> None:
     requests = [make_request([0, n], [1]) for n in range(1, 7)]
     assert [len(pack.rows) for pack in plan_packs(requests, Budget(100, 2)).packs] == [0, 2, 2, 2]

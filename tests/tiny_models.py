@@ -59,6 +59,17 @@ PACKED: dict[str, dict[str, Any]] = {
         "attention_multiplier": 0.4,
     },
     "llama": {**_LLAMA, "attention_bias": True, "head_dim": 16},
+    "llama-3": {
+        **_LLAMA,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
     "mistral": {**_LLAMA, "sliding_window": WINDOW},
     "mixtral": {**_LLAMA, "sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmo": {**_LLAMA, "clip_qkv": 0.7},
@@ -95,10 +106,6 @@ PACKED: dict[str, dict[str, Any]] = {
     "smollm3": {**_LLAMA, **_SOME_SLIDE, "no_rope_layers": [1, 0]},
     "stablelm": {**_LLAMA, "use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": True},
     "starcoder2": {**_LLAMA, "sliding_window": WINDOW},
-}
-"""Configurations of the architectures that are scored packed, with every feature of theirs that touches attention."""
-
-OTHERS: dict[str, dict[str, Any]] = {
     "gptj": {**_GPT, "rotary_dim": 4},
     "gpt_neo": {
         **_BASE,
@@ -122,14 +129,19 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "codegen": {**_GPT, "n_ctx": 512, "rotary_dim": 4},
 }
-"""Configurations of architectures that are not, by model type and variant."""
+"""Configurations of the architectures that are scored packed, by model type and variant.
+
+They have every feature of theirs that touches attention."""
+
+UNKNOWN = {"gpt_neox_japanese": {**_BASE, **_SIZES, "intermediate_multiple_size": 2}}
+"""Of architectures that are not."""
 
 
 def tiny_model(name: str, **changes: Any) -> Any:
     """Build a model in fp32. Vectors (norms, biases) are random as well, so that none of them can be left out."""
     from transformers import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[name.partition("-")[0]](**({**PACKED, **OTHERS}[name] | changes))
+    config = CONFIG_MAPPING[name.partition("-")[0]](**({**PACKED, **UNKNOWN}[name] | changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config).float().eval()

@@ -11,26 +11,19 @@ import torch
 
 from bench.engine.attention import interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
-from bench.engine.head import NeededRowsHead
-from bench.engine.levels import plan_attention
+from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
+from bench.engine.fuse import FUSED
+from bench.engine.head import needed_rows_head
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
 from bench.hf import DynamicCache
 
-PACKED_MODEL_TYPES = frozenset({
-    "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "mistral",
-    "mixtral", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
-    "stablelm", "starcoder2",
-})  # fmt: skip
-"""Architectures whose attention goes through transformers' interface and was compared with plain scoring.
-
-An explicit list, because some others accept an attention function's name and silently ignore it."""
-
-BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
-    "reference": (reference.attend, 0),
-    "sdpa": (sdpa.attend, sdpa.DENSE_LIMIT),
-    "varlen": (varlen.attend, 0),
+BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
+    "reference": (reference.attend, Limits()),
+    "sdpa": (sdpa.attend, sdpa.LIMITS),
+    "varlen": (varlen.attend, Limits()),
 }
-"""Attention backends by name, each with the size in tokens below which it prefers a masked block."""
+"""Attention backends by name, each with how it likes a pack's attention to be cut."""
 
 
 class Forward(Protocol):
@@ -39,11 +32,14 @@ class Forward(Protocol):
     num_forwarded: int
     """Tokens sent through the model so far, padding and repetitions included."""
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: Plan[Any]) -> None:
         """Forget the trunk path and get ready for a plan's packs, in order."""
 
-    def logits(self, pack: Pack) -> torch.Tensor:
-        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them."""
+    def logits(self, pack: Any) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them.
+
+        Packs are those that the planner of the model's kind makes.
+        """
 
     def plain(self) -> AbstractContextManager[Any]:
         """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
@@ -54,12 +50,14 @@ class PackedForward:
 
     def __init__(self, model: Any, attention: str) -> None:
         self._model = model
-        self._head = _needed_rows_head(model)
-        self._backend, self._dense_limit = BACKENDS[attention]
+        self._head = needed_rows_head(model)
+        self._backend, self._limits = BACKENDS[attention]
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
-        model.set_attn_implementation(interface.NAME)
+        self._has_interface = model.config.get_text_config().model_type not in WITH_REPLACEMENTS
+        self._replacements = {**replacements(model.config.get_text_config().model_type), **FUSED}
+        self._attach()
 
     def start(self, plan: Plan) -> None:
         """Make room for the longest trunk path of the plan."""
@@ -69,7 +67,7 @@ class PackedForward:
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
         device = self._model.device
-        attention = plan_attention(pack.positions, pack.subtree_end, self._dense_limit)
+        attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
         self._head.rows = torch.from_numpy(pack.rows).to(device)
         self.num_forwarded += len(pack.tokens)
@@ -90,11 +88,23 @@ class PackedForward:
         try:
             yield self._model
         finally:
-            self._model.set_attn_implementation(interface.NAME)
+            self._attach()
 
     def restore(self) -> None:
         """Give the model its own attention back."""
-        self._model.set_attn_implementation(self._own_attention)
+        swap_classes(self._model, {ours: theirs for theirs, ours in self._replacements.items()})
+        self._set_attention(self._own_attention)
+
+    def _attach(self) -> None:
+        """Give the model ours."""
+        swap_classes(self._model, self._replacements)
+        self._set_attention(interface.NAME)
+
+    def _set_attention(self, name: str) -> None:
+        if self._has_interface:
+            self._model.set_attn_implementation(name)
+        else:  # all that transformers makes of the name is whether to build a mask
+            self._model.config._attn_implementation = name
 
 
 class PrefixCacheForward:
@@ -102,7 +112,7 @@ class PrefixCacheForward:
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         self._model = model
-        self._head = _needed_rows_head(model)
+        self._head = needed_rows_head(model)
         self._max_batch_tokens = max_batch_tokens
         self._caches: dict[int, DynamicCache] = {}  # by depth at which the trunk pack ends
         self.num_forwarded = 0
@@ -168,15 +178,7 @@ class PrefixCacheForward:
 
 def _paths(pack: Pack) -> list[list[int]]:
     """All root-to-leaf paths of a pack's forest, as places in the pack."""
-    sees = tree_mask(torch.from_numpy(pack.subtree_end), 0, len(pack.tokens))
+    places = torch.arange(len(pack.tokens))
+    sees = tree_mask(torch.from_numpy(pack.subtree_end), places, places)
     leaves = (sees.sum(dim=0) == 1).nonzero().flatten().tolist()
     return [sees[leaf].nonzero().flatten().tolist() for leaf in leaves]
-
-
-def _needed_rows_head(model: Any) -> NeededRowsHead:
-    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, NeededRowsHead):
-        head = NeededRowsHead(head)
-        model.set_output_embeddings(head)
-    return head

@@ -11,15 +11,19 @@ repeats the same forward passes for the others, so that its numbers are the unin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
+
+_FIRST_SHARE = 8  # of a long job the first scores are to be seen soon: their pack is so many times smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,42 @@ class TokenRequest:
     """A request in token ids.
 
     Attributes:
-        inputs: context plus continuation without its last token, (L,).
+        inputs: context plus continuation without its last token, (L,). Kinds of models that read something else say so
+            in a class of their own.
         targets: the continuation's tokens; the logits of the last `len(targets)` inputs predict them.
     """
 
     inputs: Ids
     targets: tuple[int, ...]
+
+    @property
+    def forwarded(self) -> Hashable:
+        """What has to be forwarded; requests with equal ones differ only in what is read from the logits."""
+        return self.inputs.tobytes()
+
+    def shortened(self, head: int, tail: int) -> TokenRequest | None:
+        """The request with at most so many tokens of its two ends; None if what is scored is not among them."""
+        inputs = cut_out_middle(self.inputs, head, tail)
+        return TokenRequest(inputs, self.targets) if len(self.targets) <= len(inputs) else None
+
+
+class AnyPack(Protocol):
+    """What is asked of a pack, whatever the kind of model that takes it; the attributes are `Pack`'s."""
+
+    @property
+    def parent(self) -> int: ...  # noqa: D102
+    @property
+    def num_tokens(self) -> int:
+        """Distinct tokens that the pack adds; those of all packs are the plan's `num_distinct`."""
+
+    @property
+    def rows(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_rows(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_tokens(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_requests(self) -> Ints: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +108,30 @@ class Pack:
     target_requests: Ints
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens it forwards, all of them distinct."""
+        return len(self.tokens)
+
+    @property
     def num_context(self) -> int:
         """Query-key pairs attention has to look at: the work of attention is proportional to it."""
         return int(self.positions.sum()) + len(self.positions)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All packs of a job, in an order in which each trunk precedes what hangs from it."""
+P = TypeVar("P", bound=AnyPack, default=Pack)
 
-    packs: tuple[Pack, ...]
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[P]):
+    """All packs of a job, in an order in which each trunk precedes what hangs from it.
+
+    Attributes:
+        packs: depend on the requests and the budget only.
+        num_logical: tokens if every request were forwarded by itself.
+        num_distinct: tokens that have to be forwarded.
+    """
+
+    packs: tuple[P, ...]
     num_logical: int
     num_distinct: int
 
@@ -94,6 +142,10 @@ class Plan:
             if needed[index] and self.packs[index].parent >= 0:
                 needed[self.packs[index].parent] = True
         return [index for index, is_needed in enumerate(needed) if is_needed]
+
+
+Planner = Callable[[Sequence[Any], Budget], Plan[Any]]
+"""Turns a kind of model's requests into its packs; `plan_packs` is the causal models'."""
 
 
 def plan_packs(requests: Sequence[TokenRequest], budget: Budget) -> Plan:
@@ -124,23 +176,33 @@ class _Planner:
             self.num_tokens[parent] += self.num_tokens[node]
             self.num_rows[parent] += self.num_rows[node]
         self.num_emitted = 0
+        is_long = tree.num_tokens > _FIRST_SHARE * budget.tokens
+        self.first_tokens = budget.tokens // _FIRST_SHARE if is_long else budget.tokens
+        self.first_path = set(_first_path(tree))
 
     def packs(self) -> Iterator[Pack]:
-        work = [(0, -1)]
+        work = [([0], -1, False)]
         while work:
-            node, parent = work.pop()
+            nodes, parent, is_forest = work.pop()
+            if is_forest:
+                yield self._forest_pack(nodes, parent)
+                self.num_emitted += 1
+                continue
+            (node,) = nodes
             for start, stop in self._chunks(node):
                 yield self._chunk_pack(node, start, stop, parent)
                 parent = self.num_emitted
                 self.num_emitted += 1
             children = self.tree.children[node]
-            for group in self._groups([child for child in children if self._fits(child)]):
-                yield self._forest_pack(group, parent)
-                self.num_emitted += 1
-            work.extend((child, parent) for child in reversed(children) if not self._fits(child))
+            below = [([child], parent, False) for child in children if not self._fits(child)]
+            below += [
+                (group, parent, True) for group in self._groups([child for child in children if self._fits(child)])
+            ]
+            work.extend(reversed(below))
 
     def _fits(self, node: int) -> bool:
-        return self.num_tokens[node] <= self.budget.tokens and self.num_rows[node] <= self.budget.rows
+        tokens = self.first_tokens if node in self.first_path else self.budget.tokens
+        return self.num_tokens[node] <= tokens and self.num_rows[node] <= self.budget.rows
 
     def _chunks(self, node: int) -> Iterator[tuple[int, int]]:
         """Cut a trunk's own tokens into depth ranges that fit the budget."""
@@ -155,16 +217,17 @@ class _Planner:
             start = stop
 
     def _groups(self, units: Sequence[int]) -> Iterator[list[int]]:
-        """Gather subtrees into packs of nearly equal size within the budget."""
+        """Gather subtrees into packs of nearly equal size within the budget; a long job's first is a small one."""
+        most = self.first_tokens if self.first_path.intersection(units) else self.budget.tokens
         total = sum(self.num_tokens[unit] for unit in units)
         num_packs = -(-total // self.budget.tokens)
         group: list[int] = []
         tokens = rows = 0
         for unit in units:
-            is_over = tokens + self.num_tokens[unit] > self.budget.tokens
+            is_over = tokens + self.num_tokens[unit] > most
             if group and (is_over or rows + self.num_rows[unit] > self.budget.rows or tokens * num_packs >= total):
                 yield group
-                group, tokens, rows = [], 0, 0
+                group, tokens, rows, most = [], 0, 0, self.budget.tokens
             group.append(unit)
             tokens += self.num_tokens[unit]
             rows += self.num_rows[unit]
@@ -213,6 +276,14 @@ class _Planner:
         )
 
 
+def _first_path(tree: PrefixTree) -> Iterator[int]:
+    """Yield the nodes from the root down to the first leaf."""
+    children = [0]
+    while children:
+        yield children[0]
+        children = tree.children[children[0]]
+
+
 def _targets_by_node(tree: PrefixTree, requests: Sequence[TokenRequest]) -> dict[int, list[tuple[int, int, int]]]:
     """For each node, the (depth, target token, request) triples whose logits lie on it."""
     targets: dict[int, list[tuple[int, int, int]]] = {}
@@ -228,13 +299,21 @@ def _targets_by_node(tree: PrefixTree, requests: Sequence[TokenRequest]) -> dict
 
 
 def _pack(*, places: Sequence[tuple[int, int, int]], **arrays: object) -> Pack:
-    """Finish a pack: `places` are (place in the pack, target token, request)."""
+    return Pack(**arrays, **index_targets(places))  # type: ignore[arg-type]
+
+
+def index_targets(places: Sequence[tuple[int, int, int]]) -> dict[str, Ints]:
+    """A pack's rows and targets from (place in the pack, target token, request) triples."""
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     rows, target_rows = np.unique(table[:, 0], return_inverse=True)
-    return Pack(
-        **arrays,  # type: ignore[arg-type]
-        rows=rows,
-        target_rows=target_rows.reshape(-1),
-        target_tokens=table[:, 1],
-        target_requests=table[:, 2],
-    )
+    return {
+        "rows": rows,
+        "target_rows": target_rows.reshape(-1),
+        "target_tokens": table[:, 1],
+        "target_requests": table[:, 2],
+    }
+
+
+def cut_out_middle(ids: Ids, head: int, tail: int) -> Ids:
+    """The first `head` and the last `tail` tokens, or all if there are no more."""
+    return ids if len(ids) <= head + tail else np.concatenate((ids[:head], ids[-tail:]))

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from bench.config import ModelSpec
-from bench.engine.memory import Memory, free_bytes, pack_bytes, trunk_bytes, weights_bytes
-from bench.engine.pack import Pack
+from bench.engine.kinds import Kind
+from bench.engine.memory import Memory, activation_bytes, free_bytes, pack_bytes, trunk_bytes, weights_bytes
+from bench.engine.pack import AnyPack, Pack
 from bench.engine.scorer import SMALLEST_BUDGET
 from bench.errors import ModelLoadError
 from bench.models.files import ModelFiles
@@ -25,6 +26,7 @@ class Unloaded(Protocol):
     config: Any
     device: torch.device
     dtype: torch.dtype
+    kind: Kind[Any]
 
     @property
     def precision(self) -> Precision:
@@ -39,10 +41,10 @@ class Unloaded(Protocol):
         """The model without weights."""
 
 
-def estimate_memory(model: Unloaded, packs: Sequence[Pack]) -> Memory:
+def estimate_memory(model: Unloaded, packs: Sequence[AnyPack]) -> Memory:
     """Bytes that a model takes to score these packs."""
-    depths = [pack.prefix_length + len(pack.tokens) for pack in packs if pack.is_trunk]
-    sizes = [pack_bytes(model.config, model.dtype, len(pack.tokens), len(pack.rows)) for pack in packs]
+    depths = [pack.prefix_length + pack.num_tokens for pack in packs if isinstance(pack, Pack) and pack.is_trunk]
+    sizes = [pack_bytes(model.config, _token_bytes(model), pack.num_tokens, len(pack.rows)) for pack in packs]
     trunk = trunk_bytes(model.config, model.dtype, max(depths, default=0))
     return Memory(_weights(model), max(sizes, default=0), trunk)
 
@@ -53,12 +55,16 @@ def check_fit(model: Unloaded) -> None:
     Raises:
         ModelLoadError: it cannot fit, with the numbers.
     """
-    need = _weights(model) + pack_bytes(model.config, model.dtype, SMALLEST_BUDGET, SMALLEST_BUDGET)
+    need = _weights(model) + pack_bytes(model.config, _token_bytes(model), SMALLEST_BUDGET, SMALLEST_BUDGET)
     if need > (free := free_bytes(model.device)):
         raise ModelLoadError(
             f"model {model.spec.name} needs about {need / 2**30:.1f} GiB ({model.precision}), "
             f"{free / 2**30:.1f} GiB free on {model.device} (engine.memory_check: false tries all the same)"
         )
+
+
+def _token_bytes(model: Unloaded) -> int:
+    return activation_bytes(model.config, model.dtype, model.kind.num_kept(model.config))
 
 
 def _weights(model: Unloaded) -> int:

@@ -105,6 +105,11 @@ def headline(run: Run) -> str:
     return str(look_up(run.info, "task.headline") or "acc")
 
 
+def is_pll(run: Run) -> bool:
+    """Whether a run's choices were compared by pseudo-log-likelihoods."""
+    return bool(run.info.get("likelihood") == "pll")
+
+
 def describe_task(run: Run) -> str:
     """`pocket · letter · 5-shot`, and how it was cut down."""
     task: Mapping[str, Any] = run.info.get("task") or {}
@@ -199,7 +204,7 @@ def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: _Footn
         column("95 %", intervals, 4),
         column("macro %", map(percent, macros), 5),
         column("n", [count(_metric_of(run).get("num_scored")) for run in rows], 6),
-        column("precision", precisions, 7 if len(set(precisions)) == 1 else 0),
+        column("weights", precisions, 7 if len(set(precisions)) == 1 else 0),
         column("tokens/s", map(rate, per_token), 3),
         column("questions/s", map(rate, per_question), 9),
         column("floor", shares, 2),
@@ -227,6 +232,8 @@ def _labels(block: Sequence[Run], notes: _Footnotes) -> list[str]:
 def _remarks(run: Run) -> list[str]:
     """What a reader of this run's numbers must know."""
     metric, remarks = _metric_of(run), []
+    if is_pll(run):
+        remarks.append("by PLL: the pseudo-log-likelihood of a masked language model, which is no likelihood")
     status, limit = run.info.get("status"), look_up(run.info, "task.limit")
     if status != "finished":
         ending = f"failed: {run.info.get('reason')}" if status == "failed" else "not finished"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.engine.levels import AttentionPlan
+from bench.engine.levels import AttentionPlan, Block
 from bench.engine.pack import Pack
 
 
@@ -21,7 +21,9 @@ class PackLayout:
         positions: depth of each token, (T,).
         subtree_end: end of each token's subtree in the pack, (T,).
         attention: blocks and levels of this pack.
-        masks: for each block that is not a chain, its boolean mask (True = may attend), by block start.
+        keys: for each block that has short nodes above it, the places of its keys: those nodes' and its own, by block
+            start.
+        masks: for each block that is not a chain, its boolean mask over its keys (True = may attend), by block start.
         cache: what a backend derives once for all layers (for example cumulative lengths), by name.
     """
 
@@ -29,8 +31,14 @@ class PackLayout:
     positions: torch.Tensor
     subtree_end: torch.Tensor
     attention: AttentionPlan
+    keys: dict[int, torch.Tensor]
     masks: dict[int, torch.Tensor]
     cache: dict[str, Any]
+
+    @property
+    def depth(self) -> int:
+        """One more than the deepest position a token of the pack can have."""
+        return self.pack.prefix_length + len(self.pack.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,9 @@ class AttentionInputs:
         scale: factor on the scores.
         window: a token sees only the last `window` positions, itself included; None for all.
         softcap: scores s become `softcap * tanh(s / softcap)`; None for none.
+        key_bias: what is added to the scores, by query head and position of the key, (Hq, P + depth of the pack), in
+            fp64, since it is large where it does not matter; None for nothing. A constant added to a head's row
+            changes nothing.
     """
 
     query: torch.Tensor
@@ -54,6 +65,7 @@ class AttentionInputs:
     scale: float
     window: int | None = None
     softcap: float | None = None
+    key_bias: torch.Tensor | None = None
 
 
 AttentionBackend = Callable[[AttentionInputs, PackLayout], torch.Tensor]
@@ -64,13 +76,20 @@ def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> P
     """Move a pack's layout to `device` and build the masks of its small subtrees."""
     positions = torch.from_numpy(pack.positions).to(device)
     subtree_end = torch.from_numpy(pack.subtree_end).to(device)
-    masks = {
-        block.start: tree_mask(subtree_end, block.start, block.stop) for block in attention.blocks if not block.is_chain
-    }
-    return PackLayout(pack, positions, subtree_end, attention, masks, {})
+    keys = {block.start: _places(block, device) for block in attention.blocks if block.above}
+    masks = {}
+    for block in attention.blocks:
+        if not block.is_chain:
+            own = torch.arange(block.start, block.stop, device=device)
+            masks[block.start] = tree_mask(subtree_end, own, keys.get(block.start, own))
+    return PackLayout(pack, positions, subtree_end, attention, keys, masks, {})
 
 
-def tree_mask(subtree_end: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return the mask of tokens [start, stop) among themselves: token i sees j iff j <= i < subtree_end[j]."""
-    place = torch.arange(start, stop, device=subtree_end.device)
-    return (place[None, :] <= place[:, None]) & (place[:, None] < subtree_end[None, start:stop])
+def tree_mask(subtree_end: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the mask of tokens at `queries` over those at `keys`: token i sees j iff j <= i < subtree_end[j]."""
+    return (keys[None, :] <= queries[:, None]) & (queries[:, None] < subtree_end[None, keys])
+
+
+def _places(block: Block, device: torch.device) -> torch.Tensor:
+    ranges = [*block.above, (block.start, block.stop)]
+    return torch.cat([torch.arange(start, stop) for start, stop in ranges]).to(device)

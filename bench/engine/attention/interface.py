@@ -1,13 +1,14 @@
 """How a pack reaches the attention of an unmodified transformers model.
 
 transformers looks attention functions up by name (`AttentionInterface`). A model set to ours builds no mask and hands
-each layer's query, key and value to `_attention_forward`, which finds the pack in a context variable, because several
+each layer's query, key and value to `_attention_forward`. Architectures that do not ask by name call `attend` from a
+class of their own (`bench.engine.families`). Either way the pack is found in a context variable, because several
 architectures do not pass extra keyword arguments down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -74,6 +75,54 @@ def packed(
         _current.reset(token)
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreRule:
+    """How a module makes scores of query and key.
+
+    Attributes:
+        scale, window, softcap: as in `AttentionInputs`.
+        key_bias: gives what is added to the scores of keys at positions 0 to n - 1, (Hq, n), in fp64; the same for all
+            layers of a model.
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    key_bias: Callable[[int, torch.device], torch.Tensor] | None = None
+
+
+def attend(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: ScoreRule
+) -> torch.Tensor:
+    """Attend as the current pack says, on behalf of an attention module, in whose name trunk packs' keys are kept.
+
+    Query, key and value are (1, H, T, D), rotary embedding done; key and value may have fewer heads. Returns
+    (1, Hq, T, D).
+    """
+    current = _current.get()
+    layout, pack = current.layout, current.layout.pack
+    own_key, own_value = key[0], value[0]
+    prefix_key, _ = current.trunk.prefix(module, pack.prefix_length, own_key)
+    _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
+    if pack.is_trunk:
+        current.trunk.keep(module, pack.prefix_length, own_key, own_value)
+    if rule.key_bias is not None and "key_bias" not in layout.cache:
+        layout.cache["key_bias"] = rule.key_bias(layout.depth, query.device)
+    inputs = AttentionInputs(
+        query=query[0],
+        key=own_key,
+        value=own_value,
+        prefix_key=prefix_key,
+        prefix_value=prefix_value,
+        scale=rule.scale,
+        window=rule.window if rule.window is not None and rule.window < layout.depth else None,
+        softcap=rule.softcap,
+        key_bias=layout.cache["key_bias"] if rule.key_bias else None,
+    )
+    is_plain = inputs.window is None and inputs.softcap is None
+    return (current.backend if is_plain else current.fallback)(inputs, layout)[None]
+
+
 def _attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -85,29 +134,14 @@ def _attention_forward(
     """The attention function of `AttentionInterface`: (1, H, T, D) in, (1, T, H, D) out."""
     if attention_mask is not None:
         raise RuntimeError(f"{type(module).__name__} built an attention mask although none was asked for")
-    current = _current.get()
-    pack = current.layout.pack
-    own_key, own_value = key[0], value[0]
-    prefix_key, _ = current.trunk.prefix(module, pack.prefix_length, own_key)
-    _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
-    if pack.is_trunk:
-        current.trunk.keep(module, pack.prefix_length, own_key, own_value)
-    window = kwargs.get("sliding_window", getattr(module, "sliding_window", None))  # Qwen2-MoE does not pass it on
-    deepest = pack.prefix_length + len(pack.tokens)
     scaling = kwargs.get("scaling")
-    inputs = AttentionInputs(
-        query=query[0],
-        key=own_key,
-        value=own_value,
-        prefix_key=prefix_key,
-        prefix_value=prefix_value,
+    rule = ScoreRule(
         scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-        window=window if window is not None and window < deepest else None,
+        window=kwargs.get("sliding_window", getattr(module, "sliding_window", None)),  # Qwen2-MoE does not pass it on
         softcap=kwargs.get("softcap"),
     )
-    is_plain = inputs.window is None and inputs.softcap is None
-    output = (current.backend if is_plain else current.fallback)(inputs, current.layout)
-    return output.transpose(0, 1)[None].contiguous(), None
+    output = attend(module, query, key, value, rule)
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, _attention_forward)

@@ -11,16 +11,20 @@ from dataclasses import replace
 
 import torch
 
+from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionInputs, PackLayout
+from bench.engine.levels import Limits
 from bench.engine.widen import lacks_instructions
 
-DENSE_LIMIT = 96  # tokens; below this one masked call beats several small ones
+LIMITS = Limits(dense=96, short=32)  # one small masked call beats several smaller ones
 
 
 def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     """Attention of a pack, (Hq, T, D)."""
     if lacks_instructions(inputs.query.dtype, inputs.query.device):
         return attend(_widened(inputs), layout).to(inputs.query.dtype)
+    num_dimensions = inputs.value.shape[2]
+    inputs = fold_key_bias(inputs, layout)
     num_heads, length, size = inputs.query.shape
     num_kv_heads = inputs.key.shape[0]
     shape = (num_kv_heads, num_heads // num_kv_heads, length)
@@ -28,9 +32,18 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     output, lse = torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
     for block in layout.attention.blocks:
         here = slice(block.start, block.stop)
-        mask = layout.masks.get(block.start)
-        part, part_lse = _flash(query[:, :, here], inputs.key[:, here], inputs.value[:, here], inputs.scale, mask)
-        output[:, :, here], lse[:, :, here] = part, part_lse
+        places = layout.keys.get(block.start)
+        key, value = (
+            tensor[:, here] if places is None else tensor.index_select(1, places)
+            for tensor in (inputs.key, inputs.value)
+        )
+        if block.is_chain and block.above:
+            above, own = slice(block.num_above), slice(block.num_above, None)
+            part = _flash(query[:, :, here], key[:, own], value[:, own], inputs.scale, None)
+            merge_(*part, *_visible(query[:, :, here], key[:, above], value[:, above], inputs.scale))
+        else:
+            part = _flash(query[:, :, here], key, value, inputs.scale, layout.masks.get(block.start))
+        output[:, :, here], lse[:, :, here] = part
     for level in layout.attention.levels:
         for span in level:
             there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
@@ -38,7 +51,7 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
             merge_(output[:, :, there], lse[:, :, there], *more)
     if inputs.prefix_key.shape[1]:
         merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
-    return output.reshape(num_heads, length, size)
+    return output.reshape(num_heads, length, size)[..., :num_dimensions]
 
 
 def _widened(inputs: AttentionInputs) -> AttentionInputs:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionInputs, PackLayout
 from bench.engine.attention.sdpa import merge_
 
@@ -32,6 +33,8 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     if "calls" not in layout.cache:
         layout.cache["calls"] = _calls(layout)
     calls: list[_Call] = layout.cache["calls"]
+    num_dimensions = inputs.value.shape[2]
+    inputs = fold_key_bias(inputs, layout)
     own, *levels = calls
     query, key, value = (tensor.transpose(0, 1) for tensor in (inputs.query, inputs.key, inputs.value))  # (T, H, D)
     output, lse = _run(own, query, key, value, inputs.scale, is_causal=True)
@@ -45,7 +48,7 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
         call = _prefix_call(len(query), prefix_length, query.device)
         prefix_key, prefix_value = inputs.prefix_key.transpose(0, 1), inputs.prefix_value.transpose(0, 1)
         merge_(output, lse, *_run(call, query, prefix_key, prefix_value, inputs.scale, is_causal=False))
-    return output.transpose(0, 1)
+    return output[..., :num_dimensions].transpose(0, 1)
 
 
 def _calls(layout: PackLayout) -> list[_Call]:

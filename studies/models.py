@@ -1,0 +1,187 @@
+"""Which architectures are scored, how, and how exactly? Writes docs/models.md.
+
+Each architecture is tried as a tiny model with random weights, on requests that share a start, passages and questions,
+some of which were cut on the left, with options of one to three tokens: packed, in one pack and in many small ones,
+against plain transformers, one request at a time, in fp32. Exit code 1 if one differs by more than 1e-4 or flips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.disk import write_atomically
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "tests"))  # the tests' models and requests
+
+from common import table, verdict  # noqa: E402
+from helpers import few_shot_requests, make_request  # noqa: E402
+from tiny_models import PACKED, VOCAB, plain_loglikelihoods, score, tiny_model  # noqa: E402
+
+from bench.engine.families import PACKED_MODEL_TYPES, WITH_REPLACEMENTS  # noqa: E402
+from bench.engine.forward import PackedForward  # noqa: E402
+from bench.engine.pack import Budget, TokenRequest  # noqa: E402
+from bench.models.local import resolve_max_length  # noqa: E402
+from bench.records import Loglikelihood  # noqa: E402
+
+_LARGEST_DIFFERENCE = 1e-4
+_BUDGETS = (Budget(4000, 1000), Budget(40, 8))
+_NUM_OPTIONS = 4
+
+_NAMES = {
+    "bloom": "BLOOM, BLOOMZ",
+    "codegen": "CodeGen",
+    "cohere": "Command R",
+    "falcon": "Falcon (7B)",
+    "falcon-alibi": "Falcon RW (ALiBi)",
+    "falcon-new": "Falcon (40B, 180B)",
+    "gemma": "Gemma 1",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3",
+    "gpt2": "GPT-2",
+    "gpt_bigcode": "StarCoder, SantaCoder",
+    "gpt_neo": "GPT-Neo",
+    "gpt_neox": "GPT-NeoX, Pythia",
+    "gptj": "GPT-J",
+    "granite": "Granite",
+    "llama": "LLaMA 1 and 2, SmolLM 1 and 2",
+    "llama-3": "LLaMA 3.x (scaled rotary embedding)",
+    "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "mpt": "MPT",
+    "olmo": "OLMo 1",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3",
+    "opt": "OPT",
+    "phi": "Phi 1 and 2",
+    "phi3": "Phi 3 and 4",
+    "qwen2": "Qwen 1.5, 2 and 2.5",
+    "qwen2_moe": "Qwen 1.5 and 2, mixtures of experts",
+    "qwen3": "Qwen 3",
+    "qwen3_moe": "Qwen 3, mixtures of experts",
+    "smollm3": "SmolLM 3",
+    "stablelm": "StableLM",
+    "starcoder2": "StarCoder 2",
+}
+_LEARNED = {"gpt2", "gpt_neo", "opt", "gpt_bigcode"}
+_ALIBI = {"bloom", "mpt", "falcon-alibi"}
+_HEADER = ["architecture", "model type", "attention reached", "positions", "context*", "largest \\|Δ\\|", "flips"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What came of one architecture: the largest difference, and questions whose best option is another one."""
+
+    name: str
+    difference: float
+    num_flips: int
+    num_requests: int
+
+
+def requests() -> list[TokenRequest]:
+    """Questions of four options each, with three levels of sharing; the last ones are cut on the left."""
+    shared = few_shot_requests(VOCAB, shared=50, passage=30, own=8, num_passages=4)[:-1]
+    cut = [make_request(request.inputs[17:].tolist(), request.targets) for request in shared[: 2 * _NUM_OPTIONS]]
+    return [*shared, *cut]
+
+
+def try_family(name: str, asked: Sequence[TokenRequest]) -> _Tried:
+    """Score with one architecture, packed and plainly."""
+    model = tiny_model(name)
+    expected = [value for value, _ in plain_loglikelihoods(model, asked)]
+    forward = PackedForward(model, "sdpa")
+    difference, num_flips = 0.0, 0
+    for budget in _BUDGETS:
+        outcomes = score(forward, asked, budget)
+        found = [outcome.value if isinstance(outcome, Loglikelihood) else float("nan") for outcome in outcomes]
+        difference = max(difference, *(abs(a - b) for a, b in zip(found, expected, strict=True)))
+        num_flips += sum(_best(a) != _best(b) for a, b in zip(_questions(found), _questions(expected), strict=True))
+    return _Tried(name, difference, num_flips, len(asked))
+
+
+def _questions(values: Sequence[float]) -> Iterator[Sequence[float]]:
+    return (values[start : start + _NUM_OPTIONS] for start in range(0, len(values), _NUM_OPTIONS))
+
+
+def _best(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def _row(tried: _Tried) -> list[object]:
+    from transformers import CONFIG_MAPPING
+
+    model_type = tried.name.partition("-")[0]
+    attention = "a class of its own" if model_type in WITH_REPLACEMENTS else "by name"
+    positions = "learned" if tried.name in _LEARNED else "ALiBi" if tried.name in _ALIBI else "rotary"
+    context = resolve_max_length(CONFIG_MAPPING[model_type](), None)
+    return [
+        _NAMES[tried.name],
+        f"`{model_type}`",
+        attention,
+        positions,
+        f"{context:,}",
+        f"{tried.difference:.0e}",
+        tried.num_flips,
+    ]
+
+
+def study(options: argparse.Namespace) -> int:
+    """Try every architecture and write the page; returns the exit code."""
+    asked = requests()
+    tried = []
+    for name in sorted(PACKED, key=lambda name: _NAMES[name].lower()):
+        print(name, file=sys.stderr)
+        tried.append(try_family(name, asked))
+    assert {one.name.partition("-")[0] for one in tried} == PACKED_MODEL_TYPES
+    goals = {
+        f"largest |Δ loglikelihood| ≤ {_LARGEST_DIFFERENCE:g}": max(t.difference for t in tried) <= _LARGEST_DIFFERENCE,
+        "no flip": not any(one.num_flips for one in tried),
+    }
+    write_atomically(options.page, "\n".join([*_render(tried), ""]).encode())
+    print("\n".join(verdict(goals)))
+    return 0 if all(goals.values()) else 1
+
+
+def _render(tried: Sequence[_Tried]) -> list[str]:
+    largest = max(one.difference for one in tried)
+    return [
+        "# Models",
+        "",
+        "Written by `python studies/models.py` from what it measured; do not edit by hand.",
+        "",
+        "## Decoders, scored packed",
+        "",
+        "Each architecture was built small, with random weights and every feature of its that touches attention",
+        f"(windows, soft caps, biases, experts), and given {tried[0].num_requests} requests: a shared start, passages",
+        "shared by questions, options of one to three tokens, some questions cut on the left. *Largest |Δ|* is the",
+        "largest absolute difference of a loglikelihood, in fp32, between packed scoring (in one pack, and in many",
+        f"small ones) and plain transformers, one request at a time; {largest:.0e} over all. A *flip* is a question",
+        "with another best option.",
+        "",
+        *table(_HEADER, [_row(one) for one in tried]),
+        "",
+        "*By name*: through transformers' attention interface. *A class of its own*: see `bench/engine/families`.",
+        "",
+        "\\* What transformers' configuration of the architecture says if a checkpoint's own says nothing; where",
+        "neither does, 2,048 as in lm-evaluation-harness. Longer prompts lose whole shots first; tables count them.",
+        "",
+        "Layers whose sliding window is shorter than a prompt, or whose scores are soft-capped, take an attention",
+        "backend that can do that; see [architecture.md](architecture.md). Any other causal model of transformers is",
+        "scored with a shared prefix cache and padding, which is slower and as exact; a model for which it is not",
+        "exact is refused.",
+    ]
+
+
+def main() -> int:
+    """Run the study from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "models.md", metavar="FILE", help="what to write")
+    return study(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
