@@ -255,8 +255,8 @@ class Session:
         if remembered is not None:
             return Budget(*remembered)
         most = _CUDA_MAX_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
-        per_token = activation_bytes(self.config, self.dtype, self.kind.num_kept(self.config))
-        fitting = int(free_bytes(self.device) * _SHARE_OF_FREE_MEMORY) // per_token
+        token_bytes = activation_bytes(self.config, self.dtype, self.kind.num_kept(self.config))
+        fitting = int(free_bytes(self.device) * _SHARE_OF_FREE_MEMORY) // token_bytes
         return Budget(max(SMALLEST_BUDGET, min(most, fitting)), rows)
 
     def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:

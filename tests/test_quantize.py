@@ -62,6 +62,14 @@ def test_packed_scores_of_a_quantised_model_are_its_plain_scores(quantization: s
     check_scores(load(saved, quantization))
 
 
+@pytest.mark.parametrize("quantization", ["bnb-4bit", "torchao-int8"])
+@pytest.mark.parametrize("name", ["gptj", "bloom", "gpt_neo", "gpt_neox", "opt", "qwen3_moe"])
+def test_other_families(name: str, quantization: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path)
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    check_scores(load(tmp_path, quantization))
+
+
 @pytest.mark.parametrize("quantization", ON_CPU)
 def test_weights_are_rounded_and_nothing_else_is(quantization: str, saved: Path) -> None:
     """A quantised layer's product is that of its input, as it is, with weights near the original ones."""

@@ -51,15 +51,18 @@ def weights_bytes(skeleton: nn.Module, dtype: torch.dtype, linear: float | None 
 
 
 def activation_bytes(config: Any, dtype: torch.dtype, num_kept: int = 0) -> int:
-    """Bytes of activations that are alive at a time, for one token of a pack; `num_kept` numbers besides them are."""
+    """Bytes of activations that are alive at a time, for one token of a pack.
+
+    `num_kept` numbers of each token stay until all of the pack is scored.
+    """
     text = config.get_text_config()
     wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     return int(dtype.itemsize * (16 * text.hidden_size + 4 * wide + num_kept))
 
 
-def pack_bytes(config: Any, per_token: int, num_tokens: int, num_rows: int) -> int:
-    """Bytes of one forward pass over a pack: activations, `per_token`, and rows of logits."""
-    return num_tokens * per_token + 4 * num_rows * int(config.get_text_config().vocab_size)
+def pack_bytes(config: Any, token_bytes: int, num_tokens: int, num_rows: int) -> int:
+    """Bytes of one forward pass over a pack: activations, `token_bytes` for each token, and rows of logits."""
+    return num_tokens * token_bytes + 4 * num_rows * int(config.get_text_config().vocab_size)
 
 
 def trunk_bytes(config: Any, dtype: torch.dtype, depth: int) -> int:

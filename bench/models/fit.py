@@ -24,9 +24,9 @@ class Unloaded(Protocol):
     spec: ModelSpec
     files: ModelFiles
     config: Any
-    kind: Kind[Any]
     device: torch.device
     dtype: torch.dtype
+    kind: Kind[Any]
 
     @property
     def precision(self) -> Precision:
@@ -43,9 +43,8 @@ class Unloaded(Protocol):
 
 def estimate_memory(model: Unloaded, packs: Sequence[AnyPack]) -> Memory:
     """Bytes that a model takes to score these packs."""
-    depths = [pack.prefix_length + len(pack.tokens) for pack in packs if isinstance(pack, Pack) and pack.is_trunk]
-    per_token = _per_token(model)
-    sizes = [pack_bytes(model.config, per_token, pack.num_tokens, len(pack.rows)) for pack in packs]
+    depths = [pack.prefix_length + pack.num_tokens for pack in packs if isinstance(pack, Pack) and pack.is_trunk]
+    sizes = [pack_bytes(model.config, _token_bytes(model), pack.num_tokens, len(pack.rows)) for pack in packs]
     trunk = trunk_bytes(model.config, model.dtype, max(depths, default=0))
     return Memory(_weights(model), max(sizes, default=0), trunk)
 
@@ -56,7 +55,7 @@ def check_fit(model: Unloaded) -> None:
     Raises:
         ModelLoadError: it cannot fit, with the numbers.
     """
-    need = _weights(model) + pack_bytes(model.config, _per_token(model), SMALLEST_BUDGET, SMALLEST_BUDGET)
+    need = _weights(model) + pack_bytes(model.config, _token_bytes(model), SMALLEST_BUDGET, SMALLEST_BUDGET)
     if need > (free := free_bytes(model.device)):
         raise ModelLoadError(
             f"model {model.spec.name} needs about {need / 2**30:.1f} GiB ({model.precision}), "
@@ -64,7 +63,7 @@ def check_fit(model: Unloaded) -> None:
         )
 
 
-def _per_token(model: Unloaded) -> int:
+def _token_bytes(model: Unloaded) -> int:
     return activation_bytes(model.config, model.dtype, model.kind.num_kept(model.config))
 
 
