@@ -12,7 +12,7 @@ from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
 from bench.job import Job
 from bench.runner import Listener, Silence, open_session, prepare_jobs
-from bench.session import Session
+from bench.session import Session, num_processes
 from bench.telemetry.matmul import MatmulProbe
 
 USUAL_SHARE = 0.7
@@ -28,7 +28,8 @@ class Forecast:
     Attributes:
         num_logical: tokens if every request were a forward pass of its own.
         num_distinct: tokens that are forwarded.
-        predicted_s: seconds of scoring, from the rate of matrix products measured now.
+        num_processes: how many would share the work.
+        predicted_s: seconds of scoring, from the rate of matrix products measured now in one process.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Forecast:
     num_shortened: int
     flops: Flops
     matmul_flops_per_s: float
+    num_processes: int
     predicted_s: float
 
 
@@ -90,5 +92,6 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         ),
         flops=flops,
         matmul_flops_per_s=rate,
-        predicted_s=flops.total / rate / USUAL_SHARE,
+        num_processes=(num := num_processes(session.spec, session.engine)),
+        predicted_s=flops.total / rate / USUAL_SHARE / num,
     )

@@ -32,6 +32,7 @@ from bench.models.local import (
     load_tokenizer,
     resolve_max_length,
 )
+from bench.models.placement import check_parallel, check_split
 from bench.team import ALONE, Team
 from bench.telemetry.machine import available_memory_bytes, num_cores, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
@@ -76,6 +77,12 @@ def num_processes(spec: ModelSpec, engine: EngineSpec) -> int:
         ModelInputError: the plan asks for a number that cannot be had.
     """
     wanted = engine.num_processes
+    if spec.parallel == "layers":
+        if wanted not in ("auto", 1):
+            raise ModelInputError(
+                f"model {spec.name}: parallel layers is one process; engine.num_processes is {wanted}"
+            )
+        return 1
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if spec.device == "cpu" or (spec.device == "auto" and not num_gpus):
         return 1 if wanted == "auto" else wanted
@@ -110,6 +117,9 @@ class Session:
         self.self_check: SelfCheck | None = None
         self._scorer: Scorer | None = None
         self._load_error: ModelLoadError | None = None
+        check_parallel(spec, self.config)
+        if team.is_lockstep:
+            check_split(spec, self.config, team.size)
         self.timing.load_s = time.perf_counter() - began
         if self.config.is_encoder_decoder:
             raise ModelInputError(
@@ -165,11 +175,15 @@ class Session:
         began = time.perf_counter()
         reset_peak_rss()
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for device in self._devices:
+                torch.cuda.reset_peak_memory_stats(device)
         else:
             keep_freed_memory()
             torch.set_num_threads(max(1, num_cores() // self.team.size))
-        model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
+        model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
+        waiting = [name for name, where in getattr(model, "hf_device_map", {}).items() if where in ("cpu", "disk")]
+        if waiting and self.device.type == "cuda":
+            self.notes.append(f"the GPUs cannot hold all of the model: {len(waiting)} parts of it wait in host memory")
         if self.is_widened:
             widen(model)
             self.notes.append(
@@ -183,6 +197,13 @@ class Session:
     def is_widened(self) -> bool:
         """Whether half-precision products are made in fp32, for want of instructions."""
         return lacks_instructions(self.dtype, self.device)
+
+    @property
+    def _devices(self) -> list[torch.device]:
+        """The devices that this process uses."""
+        if self.spec.parallel == "layers" and self.device.type == "cuda":
+            return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        return [self.device]
 
     def prepare(self) -> None:
         """Everything but the weights, now: what is wrong with a model's own files comes up here."""
@@ -216,7 +237,7 @@ class Session:
         wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
         bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide)
         if self.device.type == "cuda":
-            free, most = torch.cuda.mem_get_info(self.device)[0], _CUDA_MAX_TOKENS
+            free, most = min(torch.cuda.mem_get_info(device)[0] for device in self._devices), _CUDA_MAX_TOKENS
         else:
             free, most = available_memory_bytes(), _CPU_TOKENS
         return Budget(max(64, min(most, int(free * _SHARE_OF_FREE_MEMORY) // bytes_per_token)), rows)
@@ -239,7 +260,7 @@ class Session:
     def peak_memory_bytes(self) -> int:
         """Most memory held since loading began: on the GPU what torch allocated there, else the process's."""
         if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
+            return sum(torch.cuda.max_memory_allocated(device) for device in self._devices)
         return peak_rss_bytes()
 
     def describe_engine(self) -> dict[str, Any]:
@@ -250,6 +271,7 @@ class Session:
             "attention": self.attention,
             "device": str(self.device),
             "num_processes": self.team.size,
+            "parallel": self.spec.parallel,
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,

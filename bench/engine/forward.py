@@ -16,6 +16,7 @@ from bench.engine.fuse import FUSED
 from bench.engine.head import NeededRowsHead
 from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
+from bench.engine.plain import input_device
 from bench.hf import DynamicCache
 
 BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
@@ -63,7 +64,7 @@ class PackedForward:
 
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
-        device = self._model.device
+        device = input_device(self._model)
         attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
         self._head.rows = torch.from_numpy(pack.rows).to(device)
@@ -151,7 +152,7 @@ class PrefixCacheForward:
         self, pack: Pack, paths: list[list[int]], wanted: dict[int, tuple[int, int]], *, keeps: bool
     ) -> torch.Tensor:
         """Score paths (lists of places in the pack) in one right-padded batch; logits in the order of `wanted`."""
-        device = self._model.device
+        device = input_device(self._model)
         longest = max(map(len, paths))
         ids = torch.zeros((len(paths), longest), dtype=torch.long)
         mask = torch.zeros((len(paths), pack.prefix_length + longest), dtype=torch.long)

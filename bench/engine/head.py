@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
@@ -17,18 +19,40 @@ class NeededRowsHead(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.weight: torch.Tensor = head.weight  # type: ignore[assignment]  # the model's own, possibly tied
-        self.bias: torch.Tensor | None = getattr(head, "bias", None)
+        self.head = head
         self.rows: torch.Tensor | None = None
+
+    @property
+    def weight(self) -> Any:
+        """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
+        return self.head.weight
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
-            hidden = hidden.flatten(0, -2).index_select(0, self.rows)
-        hidden = hidden.float()
-        bias = None if self.bias is None else self.bias.float()
-        if self.weight.dtype == torch.float32:
-            return nn.functional.linear(hidden, self.weight, bias)
-        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(self.weight, _VOCABULARY_AT_ONCE)]
-        logits = torch.cat(parts, dim=-1)
-        return logits if bias is None else logits + bias
+            hidden = hidden.flatten(0, -2).index_select(0, self.rows.to(hidden.device))
+        hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
+        if hook is not None:
+            (hidden,), _ = hook.pre_forward(self.head, hidden)
+        logits = self._multiply(hidden.float())
+        return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
+
+    def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
+        bias = getattr(self.head, "bias", None)
+        if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
+            from torch.distributed.tensor import DTensor, Shard  # takes a second to import
+
+            parts = _linear(hidden, self.weight.to_local(), None if bias is None else bias.to_local())
+            placements = [Shard(parts.ndim - 1) if one.is_shard() else one for one in self.weight.placements]
+            return DTensor.from_local(parts, self.weight.device_mesh, placements, run_check=False).full_tensor()
+        return _linear(hidden, self.weight, bias)
+
+
+def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product of fp32 states with a weight of any precision, in fp32."""
+    bias = None if bias is None else bias.float()
+    if weight.dtype == torch.float32:
+        return nn.functional.linear(hidden, weight, bias)
+    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+    logits = torch.cat(parts, dim=-1)
+    return logits if bias is None else logits + bias

@@ -23,10 +23,18 @@ def score_alone(model: Any, requests: Sequence[TokenRequest]) -> list[float]:
     for request in requests:
         key = request.inputs.tobytes()
         if key not in passes:
-            ids = torch.from_numpy(request.inputs.astype("int64")).to(model.device)[None]
+            ids = torch.from_numpy(request.inputs.astype("int64")).to(input_device(model))[None]
             logits = model(input_ids=ids, use_cache=False).logits[0]
             passes[key] = torch.log_softmax(logits[-longest:].double(), dim=-1).cpu()
         logprobs = passes[key]
         start = len(logprobs) - len(request.targets)
         values.append(sum(float(logprobs[start + i, token]) for i, token in enumerate(request.targets)))
     return values
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a model takes its input; of one whose weights wait elsewhere, where they are brought."""
+    hook = getattr(model, "_hf_hook", None)  # accelerate's
+    if model.device.type == "meta" and hook is not None:
+        return torch.device(hook.execution_device)
+    return model.device  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
 from bench.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bench.models.files import ModelFiles
+from bench.models.placement import is_whole, placement
 
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"
@@ -69,8 +70,12 @@ def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
         raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_reason(error)}") from error
 
 
-def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a model's weights to a device.
+def load_model(
+    spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype, num_ranks: int = 1
+) -> Any:
+    """Load a model's weights to a device, or to several if the plan says so.
+
+    `num_ranks` processes load it at the same time, and each has a part of every layer if the plan says so.
 
     Raises:
         ModelLoadError: the weights cannot be read, or are not all there.
@@ -86,7 +91,7 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
             config=config,
             attn_implementation="eager" if has_softcap else None,  # sdpa, the default, silently leaves soft caps out
             dtype=dtype,
-            device_map={"": device} if device.type == "cuda" else None,
+            **placement(spec, device, num_ranks),
             use_safetensors=None if spec.allow_pickle else True,
             trust_remote_code=spec.trust_remote_code,
             ignore_mismatched_sizes=True,  # they are told of below, by name
@@ -100,7 +105,7 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
             f"model {spec.name} cannot be loaded: its files lack {len(absent)} of the weights that its configuration "
             f"asks for, or hold them in another shape; the first is {absent[0]}"
         )
-    return model.to(device).eval()
+    return (model.to(device) if is_whole(spec, num_ranks) else model).eval()
 
 
 def resolve_max_length(config: Any, tokenizer: Any) -> int:
