@@ -25,6 +25,7 @@ class ModelSpec(StrictModel):
     Attributes:
         source: `embedded`, `fake`, a hub id, or a local folder.
         name: label in tables; by default the last part of `source`.
+        kind: how its likelihoods are had; `auto`: as its configuration says.
         revision: the hub's commit or tag.
         allow_pickle: load weights stored as pickles, which run code when read.
         trust_remote_code: run the model repository's own code.
@@ -34,6 +35,7 @@ class ModelSpec(StrictModel):
 
     source: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)] = ""
+    kind: Literal["auto", "causal", "seq2seq", "masked"] = "auto"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
@@ -117,6 +119,8 @@ class EngineSpec(StrictModel):
             up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
+        pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
+            it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
         num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
             each visible GPU, one on CPU.
     """
@@ -126,6 +130,7 @@ class EngineSpec(StrictModel):
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+    pll: Literal["word_l2r", "original"] = "word_l2r"
     num_processes: AutoInt = "auto"
 
 

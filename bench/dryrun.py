@@ -73,7 +73,7 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
 def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    blocks = list(plan_blocks(job.samples, session.encoder, budget, Silence()))
+    blocks = list(plan_blocks(job.samples, session.encoder, budget, Silence(), session.kind.plan))
     flops = Flops(0, 0, 0)
     for block in blocks:
         flops += session.cost.of(block.plan.packs)

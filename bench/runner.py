@@ -190,6 +190,7 @@ def _run_job(session: Session, job: Job, command: _Command) -> Outcome:
             "model": describe_model(session),
             "task": job.describe(),
             "lane": "likelihood",
+            "likelihood": session.kind.likelihood,
             "config": _part_of_plan(command.plan, session.spec, job.spec),
             "started_at": _now(),
         }
@@ -253,6 +254,7 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
             "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
             "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
             "limit": job.spec.limit,
+            **session.kind_identity,
         }
     )
 
@@ -265,6 +267,7 @@ def describe_model(session: Session) -> dict[str, object]:
         "revision": session.files.revision,
         "fingerprint": session.files.fingerprint,
         "architecture": session.config.model_type,
+        "kind": session.kind.name,
         "dtype": session.dtype_name,
         "num_parameters": session.num_parameters,
     }

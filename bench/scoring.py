@@ -81,7 +81,7 @@ class _Run:
         session, packs = self.session, self.folder.info.get("packs")
         remembered = (packs["max_batch_tokens"], packs["max_rows"]) if packs else None
         budget: Future[Budget] = Future()
-        blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress)
+        blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress, session.kind.plan)
 
         def load() -> Budget:
             session.load()
@@ -112,7 +112,7 @@ class _Run:
         if self.team.is_first:
             self.folder.append(collector.unencodable())
         pending = collector.pending()
-        to_do = sum(len(block.plan.packs[index].tokens) for index in block.plan.needed_for(pending))
+        to_do = sum(block.plan.packs[index].num_tokens for index in block.plan.needed_for(pending))
         self.num_done_before += block.plan.num_distinct - to_do
         share = self._share(block, pending)
         if not share.requests:

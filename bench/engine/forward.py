@@ -11,12 +11,12 @@ import torch
 
 from bench.engine.attention import interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
+from bench.engine.device import input_device
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
-from bench.engine.head import NeededRowsHead
+from bench.engine.head import needed_rows_head
 from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
-from bench.engine.plain import input_device
 from bench.hf import DynamicCache
 
 BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
@@ -33,11 +33,14 @@ class Forward(Protocol):
     num_forwarded: int
     """Tokens sent through the model so far, padding and repetitions included."""
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: Plan[Any]) -> None:
         """Forget the trunk path and get ready for a plan's packs, in order."""
 
-    def logits(self, pack: Pack) -> torch.Tensor:
-        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them."""
+    def logits(self, pack: Any) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them.
+
+        Packs are those that the planner of the model's kind makes.
+        """
 
     def plain(self) -> AbstractContextManager[Any]:
         """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
@@ -48,7 +51,7 @@ class PackedForward:
 
     def __init__(self, model: Any, attention: str) -> None:
         self._model = model
-        self._head = _needed_rows_head(model)
+        self._head = needed_rows_head(model)
         self._backend, self._limits = BACKENDS[attention]
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
@@ -110,7 +113,7 @@ class PrefixCacheForward:
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         self._model = model
-        self._head = _needed_rows_head(model)
+        self._head = needed_rows_head(model)
         self._max_batch_tokens = max_batch_tokens
         self._caches: dict[int, DynamicCache] = {}  # by depth at which the trunk pack ends
         self.num_forwarded = 0
@@ -180,12 +183,3 @@ def _paths(pack: Pack) -> list[list[int]]:
     sees = tree_mask(torch.from_numpy(pack.subtree_end), places, places)
     leaves = (sees.sum(dim=0) == 1).nonzero().flatten().tolist()
     return [sees[leaf].nonzero().flatten().tolist() for leaf in leaves]
-
-
-def _needed_rows_head(model: Any) -> NeededRowsHead:
-    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, NeededRowsHead):
-        head = NeededRowsHead(head)
-        model.set_output_embeddings(head)
-    return head

@@ -27,6 +27,11 @@ class NeededRowsHead(nn.Module):
         """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
         return self.head.weight
 
+    @property
+    def bias(self) -> Any:
+        """The model's own bias; None if it has none."""
+        return getattr(self.head, "bias", None)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
@@ -38,7 +43,7 @@ class NeededRowsHead(nn.Module):
         return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
 
     def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
-        bias = getattr(self.head, "bias", None)
+        bias = self.bias
         if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
             from torch.distributed.tensor import DTensor, Shard  # takes a second to import
 
@@ -56,3 +61,45 @@ def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
     logits = torch.cat(parts, dim=-1)
     return logits if bias is None else logits + bias
+
+
+def needed_rows_head(model: Any) -> NeededRowsHead:
+    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, NeededRowsHead):
+        head = NeededRowsHead(head)
+        model.set_output_embeddings(head)
+    return head
+
+
+class NeededRows:
+    """Asks a model of any kind for the logits of some rows.
+
+    Where its output embedding cannot be replaced, or is not asked (some architectures multiply with other weights),
+    all rows are computed and the needed ones kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        head = model.get_output_embeddings()
+        is_last = (
+            isinstance(head, NeededRowsHead | nn.Linear)
+            and len(head.weight) == model.config.get_text_config().vocab_size
+        )
+        self._head = needed_rows_head(model) if is_last else None
+
+    def ask(self, rows: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:
+        """Call the model on `inputs`; return fp32 logits, (R, V), of `rows` of all it has, and its output."""
+        if self._head is not None:
+            self._head.rows = rows
+        output = self._model(**inputs)
+        logits: torch.Tensor = output.logits
+        if logits.ndim > 2:
+            logits = logits.flatten(0, -2).index_select(0, rows)
+        return logits.float(), output
+
+    def give_back(self) -> Any:
+        """The model, with all rows of logits."""
+        if self._head is not None:
+            self._head.rows = None
+        return self._model

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.engine.forward import Forward
-from bench.engine.pack import Budget, Pack, Plan, TokenRequest, plan_packs
+from bench.engine.pack import AnyPack, Budget, Plan, Planner, TokenRequest, plan_packs
 from bench.records import Loglikelihood
 
 _ROWS_IN_CACHE = 32  # logits reduced at a time: their several passes then run in the cache
@@ -31,7 +32,7 @@ class PackScored:
 
     outcomes: dict[int, Outcome]
     num_tokens: int
-    pack: Pack | None
+    pack: AnyPack | None
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class Scorer:
     Attributes:
         forward: how logits are computed.
         budget: what a pack may hold; halved when memory runs out.
+        planner: makes the packs that `forward` takes.
         may_shrink: False where other processes are in the same forward pass and could not follow: running out of
             memory is an error then.
         num_halvings: how often the budget was halved.
@@ -48,11 +50,12 @@ class Scorer:
 
     forward: Forward
     budget: Budget
+    planner: Planner = plan_packs
     may_shrink: bool = True
     num_halvings: int = 0
     _sums: dict[int, list[tuple[float, bool]]] = field(default_factory=dict)
 
-    def score(self, requests: Sequence[TokenRequest], plan: Plan, pending: set[int]) -> Iterator[PackScored]:
+    def score(self, requests: Sequence[TokenRequest], plan: Plan[Any], pending: set[int]) -> Iterator[PackScored]:
         """Score the `pending` requests (indices) of a plan; yields after each pack.
 
         When memory runs out, the budget is halved and what is still pending is planned anew.
@@ -73,12 +76,12 @@ class Scorer:
                     yield PackScored(dict.fromkeys(lost, "out of memory even in the smallest pack"), 0, None)
                     break
                 pending -= outcomes.keys()
-                yield PackScored(outcomes, len(pack.tokens), pack)
+                yield PackScored(outcomes, pack.num_tokens, pack)
             else:
                 return
-            plan = plan_packs(requests, self.budget)
+            plan = self.planner(requests, self.budget)
 
-    def _score_pack(self, pack: Pack, requests: Sequence[TokenRequest]) -> dict[int, Outcome]:
+    def _score_pack(self, pack: AnyPack, requests: Sequence[TokenRequest]) -> dict[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         for request, value, is_greedy in zip(pack.target_requests.tolist(), *self._read(pack), strict=True):
             tokens = self._sums.setdefault(request, [])
@@ -88,7 +91,7 @@ class Scorer:
         return outcomes
 
     @torch.inference_mode()
-    def _read(self, pack: Pack) -> tuple[list[float], list[bool]]:
+    def _read(self, pack: AnyPack) -> tuple[list[float], list[bool]]:
         """Log-probability of each target token, and whether it is the most probable one."""
         logits = self.forward.logits(pack).float()
         if not len(pack.rows):
@@ -102,7 +105,7 @@ class Scorer:
         is_greedy = greedy[rows] == tokens
         return values.double().tolist(), is_greedy.tolist()
 
-    def _shrink(self, plan: Plan, index: int, pending: set[int]) -> set[int]:
+    def _shrink(self, plan: Plan[Any], index: int, pending: set[int]) -> set[int]:
         """Halve the budget; return the requests given up because it cannot get smaller."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ import torch
 
 from bench.config import ModelSpec
 from bench.errors import ModelInputError
+from bench.models.kind import settle_kind
 
 
 def check_parallel(spec: ModelSpec, config: Any) -> None:
@@ -23,6 +24,8 @@ def check_parallel(spec: ModelSpec, config: Any) -> None:
         raise ModelInputError(f"{where} takes all GPUs that are visible, not device {spec.device}; leave it auto")
     if spec.source == "fake":
         raise ModelInputError(f"{where}: the fake model has no files that could be loaded in parts")
+    if spec.parallel == "tensor" and settle_kind(spec, config) != "causal":
+        raise ModelInputError(f"{where} is for causal models, which {config.model_type} is not; use layers")
     if spec.parallel == "tensor" and not getattr(config.get_text_config(), "base_model_tp_plan", None):
         raise ModelInputError(f"{where}: transformers cannot split the layers of {config.model_type}; use layers")
 
