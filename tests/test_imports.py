@@ -45,7 +45,7 @@ ALLOWED = {
     "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
-    "pynvml": ["telemetry.machine"],
+    "pynvml": ["telemetry.machine", "telemetry.energy"],
     "huggingface_hub": ["rows", "models.files"],
     "datasets": [],
     "lm_eval": [],
