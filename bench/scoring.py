@@ -67,7 +67,7 @@ class _Run:
         self.probe: MatmulProbe | None = None
 
     def score(self) -> None:
-        """Score all blocks; a pack's scores are on the disk before the next pack starts."""
+        """Score all blocks; a pack's scores are on the disk before the next pack, on a GPU the next but one, starts."""
         session, packs = self.session, self.folder.info.get("packs")
         budget: Future[Budget] = Future()
         blocks = plan_blocks(self.job.samples, session.encoder, budget, self.progress)
@@ -100,6 +100,8 @@ class _Run:
         clock = time.perf_counter()
         for scored in scorer.score(block.requests, block.plan, pending):
             self.folder.append(collector.take(scored.outcomes))
+            if is_due := self.probe.is_due:
+                self.probe.wait()  # for the next pack, which is under way; its time is scoring's
             now = time.perf_counter()
             self.timing["score_s"] += now - clock
             self.num_forwarded += scorer.forward.num_forwarded - forwarded
@@ -107,7 +109,8 @@ class _Run:
             if scored.pack is not None:
                 self.timed_flops += self.session.cost.of([scored.pack]).total
             self.progress.advance(scored.num_tokens)
-            self.probe.measure_sometimes()
+            if is_due:
+                self.probe.measure()
             if now - self.saved > _SAVE_EVERY_S:
                 self.save()
             clock = time.perf_counter()

@@ -209,7 +209,8 @@ class Session:
         """The model's scorer, checked on a few of `requests` when it is made."""
         if self._scorer is None:
             began = time.perf_counter()
-            self._scorer = Scorer(self._checked_forward(choose_requests(requests), budget), budget)
+            forward = self._checked_forward(choose_requests(requests), budget)
+            self._scorer = Scorer(forward, budget, runs_ahead=self.device.type == "cuda")
             self.timing.self_check_s = time.perf_counter() - began
         self._scorer.budget = budget
         return self._scorer

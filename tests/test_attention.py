@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import Path, few_shot_requests, plan_paths, token_requests, varlen_attn_by_contract
+from helpers import (
+    Path,
+    few_shot_requests,
+    plan_paths,
+    token_requests,
+    varlen_attn_by_contract,
+    varlen_attn_with_groups,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,9 +172,17 @@ def test_merging_two_sets_of_keys_is_attention_over_both() -> None:
     torch.testing.assert_close(lse, torch.logsumexp(scores, -1))
 
 
-@pytest.fixture
-def _varlen_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "_varlen_attn", lambda: varlen_attn_by_contract)
+@pytest.fixture(params=[varlen_attn_by_contract, varlen_attn_with_groups], ids=["torch 2.11", "torch 2.13"])
+def _varlen_on_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "_varlen_attn", lambda: request.param)
+
+
+def test_the_stand_ins_have_the_parameters_of_the_real_one() -> None:
+    real = inspect.signature(varlen._varlen_attn()).parameters
+    for stand_in in (varlen_attn_by_contract, varlen_attn_with_groups):
+        for name, parameter in inspect.signature(stand_in).parameters.items():
+            if name != "enable_gqa" or varlen.takes_groups(varlen._varlen_attn()):
+                assert (real[name].kind, real[name].default) == (parameter.kind, parameter.default)
 
 
 @pytest.mark.usefixtures("_varlen_on_cpu")

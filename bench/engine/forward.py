@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from bench.engine.attention import interface, reference, sdpa, varlen
-from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
+from bench.engine.attention.contract import AttentionBackend, make_layout, to_device, tree_mask
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
 from bench.engine.head import NeededRowsHead
@@ -66,11 +66,11 @@ class PackedForward:
         device = self._model.device
         attention = plan_attention(pack.positions, pack.subtree_end, self._dense_limit)
         layout = make_layout(pack, attention, device)
-        self._head.rows = torch.from_numpy(pack.rows).to(device)
+        self._head.rows = to_device(pack.rows, device)
         self.num_forwarded += len(pack.tokens)
         with interface.packed(layout, self._trunk, self._backend, reference.attend):
             output = self._model(
-                input_ids=torch.from_numpy(pack.tokens).to(device)[None],
+                input_ids=to_device(pack.tokens, device)[None],
                 position_ids=layout.positions[None],
                 use_cache=False,
             )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.engine.levels import AttentionPlan
-from bench.engine.pack import Pack
+from bench.engine.pack import Ints, Pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,18 @@ AttentionBackend = Callable[[AttentionInputs, PackLayout], torch.Tensor]
 
 def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> PackLayout:
     """Move a pack's layout to `device` and build the masks of its small subtrees."""
-    positions = torch.from_numpy(pack.positions).to(device)
-    subtree_end = torch.from_numpy(pack.subtree_end).to(device)
+    positions = to_device(pack.positions, device)
+    subtree_end = to_device(pack.subtree_end, device)
     masks = {
         block.start: tree_mask(subtree_end, block.start, block.stop) for block in attention.blocks if not block.is_chain
     }
     return PackLayout(pack, positions, subtree_end, attention, masks, {})
+
+
+def to_device(values: Ints, device: torch.device) -> torch.Tensor:
+    """Move integers to `device` without waiting for what it is doing: a GPU fetches them from pinned memory."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def tree_mask(subtree_end: torch.Tensor, start: int, stop: int) -> torch.Tensor:

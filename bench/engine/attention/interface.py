@@ -28,10 +28,14 @@ class TrunkCache:
 
     Packs come in depth-first order, so one buffer indexed by depth holds whatever path is current: a trunk pack
     writes at its own depth, over what an earlier branch left there.
+
+    Attributes:
+        key_bias: the model's bias by query head and position of the key, for as many positions as were asked for yet.
     """
 
     capacity: int
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
+    key_bias: torch.Tensor | None = None
 
     def prefix(self, module: torch.nn.Module, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values, (Hkv, length, D) each, of the path above the current pack."""
@@ -82,7 +86,7 @@ class ScoreRule:
     Attributes:
         scale, window, softcap: as in `AttentionInputs`.
         key_bias: gives what is added to the scores of keys at positions 0 to n - 1, (Hq, n), in fp64; the same for all
-            layers of a model.
+            layers of a model, and for a position whatever n is.
     """
 
     scale: float
@@ -106,8 +110,6 @@ def attend(
     _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
     if pack.is_trunk:
         current.trunk.keep(module, pack.prefix_length, own_key, own_value)
-    if rule.key_bias is not None and "key_bias" not in layout.cache:
-        layout.cache["key_bias"] = rule.key_bias(layout.depth, query.device)
     inputs = AttentionInputs(
         query=query[0],
         key=own_key,
@@ -117,10 +119,19 @@ def attend(
         scale=rule.scale,
         window=rule.window if rule.window is not None and rule.window < layout.depth else None,
         softcap=rule.softcap,
-        key_bias=layout.cache["key_bias"] if rule.key_bias else None,
+        key_bias=_key_bias(rule, current) if rule.key_bias else None,
     )
     is_plain = inputs.window is None and inputs.softcap is None
     return (current.backend if is_plain else current.fallback)(inputs, layout)[None]
+
+
+def _key_bias(rule: ScoreRule, current: _Current) -> torch.Tensor:
+    """The bias of a pack's keys and those above, (Hq, depth). It is made seldom: making it waits for the device."""
+    trunk, depth = current.trunk, current.layout.depth
+    if trunk.key_bias is None or trunk.key_bias.shape[1] < depth:
+        assert rule.key_bias is not None
+        trunk.key_bias = rule.key_bias(2 * depth, current.layout.positions.device)
+    return trunk.key_bias[:, :depth]
 
 
 def _attention_forward(
