@@ -114,13 +114,15 @@ class EngineSpec(StrictModel):
             up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
+        attention: the backend; `auto`: sdpa on a CPU; varlen on CUDA in half precision, with flex for layers with a
+            sliding window or a soft cap; reference on CUDA in float32; prefix_cache for unknown architectures.
     """
 
     max_batch_tokens: AutoInt = "auto"
     bos: Literal["tokenizer", "never"] = "tokenizer"
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
-    attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+    attention: Literal["auto", "sdpa", "varlen", "flex", "reference", "prefix_cache"] = "auto"
 
 
 class RunPlan(StrictModel):

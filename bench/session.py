@@ -14,6 +14,9 @@ import torch
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
+from bench.engine.attention.contract import AttentionBackend
+from bench.engine.attention.flex import FlexOrReference
+from bench.engine.attention.reference import attend as reference_attend
 from bench.engine.encode import Encoder, EncodingRules
 from bench.engine.estimate import Cost, block_shapes, model_cost
 from bench.engine.families import PACKED_MODEL_TYPES
@@ -232,6 +235,7 @@ class Session:
         return {
             "path": "prefix_cache" if self.attention == "prefix_cache" else "packed",
             "attention": self.attention,
+            "modified_attention": None if self.attention == "prefix_cache" else self.modified_attention,
             "device": str(self.device),
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
@@ -248,6 +252,8 @@ class Session:
         is_half_on_cuda = self.device.type == "cuda" and self.dtype in (torch.float16, torch.bfloat16)
         if wanted == "varlen" and not is_half_on_cuda:
             raise ModelInputError("engine.attention varlen needs CUDA and bfloat16 or float16; use auto")
+        if wanted == "flex" and self.device.type != "cuda":
+            raise ModelInputError("engine.attention flex needs CUDA; use auto")
         if wanted == "sdpa" and self.device.type != "cpu":
             raise ModelInputError("engine.attention sdpa is the CPU backend; use auto")
         if wanted not in ("auto", "prefix_cache") and model_type not in PACKED_MODEL_TYPES:
@@ -261,10 +267,18 @@ class Session:
             return "sdpa"
         return "varlen" if is_half_on_cuda else "reference"
 
+    @cached_property
+    def modified_attention(self) -> str:
+        """The backend of layers with a sliding window that bites or a soft cap."""
+        return "flex" if self.attention in ("varlen", "flex") else "reference"
+
+    def _modified_backend(self) -> AttentionBackend:
+        return FlexOrReference(self.notes).attend if self.modified_attention == "flex" else reference_attend
+
     def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget) -> Forward:
         model = self.model
         if self.attention != "prefix_cache":
-            packed = PackedForward(model, self.attention)
+            packed = PackedForward(model, self.attention, self._modified_backend())
             self.self_check = check_forward(packed, requests, self.dtype_name)
             if self.self_check.is_passed:
                 packed.num_forwarded = 0

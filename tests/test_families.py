@@ -12,7 +12,7 @@ from helpers import few_shot_requests, make_request, varlen_attn_by_contract
 from tiny_models import PACKED, VOCAB, largest_difference, plain_loglikelihoods, score, tiny_model
 
 from bench.engine import families
-from bench.engine.attention import reference, sdpa, varlen
+from bench.engine.attention import flex, reference, sdpa, varlen
 from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout
 from bench.engine.forward import PackedForward
@@ -119,7 +119,10 @@ def _naive(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     return torch.stack(outputs, 1)
 
 
-@pytest.mark.parametrize("attend", [reference.attend, sdpa.attend, varlen.attend], ids=["reference", "sdpa", "varlen"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    "attend", [reference.attend, sdpa.attend, varlen.attend, flex.attend], ids=lambda one: one.__module__
+)
 @pytest.mark.parametrize("prefix_length", [0, 1900])
 @pytest.mark.parametrize("scale", [0.25, 1 / math.sqrt(96)])
 def test_a_bias_by_key_position(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bench.engine.attention import interface, reference, sdpa, varlen
+from bench.engine.attention import flex, interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, to_device, tree_mask
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
@@ -22,6 +22,7 @@ BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
     "reference": (reference.attend, 0),
     "sdpa": (sdpa.attend, sdpa.DENSE_LIMIT),
     "varlen": (varlen.attend, 0),
+    "flex": (flex.attend, 0),
 }
 """Attention backends by name, each with the size in tokens below which it prefers a masked block."""
 
@@ -43,12 +44,16 @@ class Forward(Protocol):
 
 
 class PackedForward:
-    """Every distinct token once: the pack is one row without padding, attention follows the tree."""
+    """Every distinct token once: the pack is one row without padding, attention follows the tree.
 
-    def __init__(self, model: Any, attention: str) -> None:
+    Layers whose sliding window bites or whose scores are soft-capped are served by `modified` instead of `attention`.
+    """
+
+    def __init__(self, model: Any, attention: str, modified: AttentionBackend = reference.attend) -> None:
         self._model = model
         self._head = _needed_rows_head(model)
         self._backend, self._dense_limit = BACKENDS[attention]
+        self._modified = modified if attention != "flex" else flex.attend
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
@@ -68,7 +73,7 @@ class PackedForward:
         layout = make_layout(pack, attention, device)
         self._head.rows = to_device(pack.rows, device)
         self.num_forwarded += len(pack.tokens)
-        with interface.packed(layout, self._trunk, self._backend, reference.attend):
+        with interface.packed(layout, self._trunk, self._backend, self._modified):
             output = self._model(
                 input_ids=to_device(pack.tokens, device)[None],
                 position_ids=layout.positions[None],

@@ -58,7 +58,7 @@ class _Current:
     layout: PackLayout
     trunk: TrunkCache
     backend: AttentionBackend
-    fallback: AttentionBackend
+    modified: AttentionBackend
 
 
 _current: ContextVar[_Current] = ContextVar("steelyard_pack")
@@ -66,13 +66,13 @@ _current: ContextVar[_Current] = ContextVar("steelyard_pack")
 
 @contextmanager
 def packed(
-    layout: PackLayout, trunk: TrunkCache, backend: AttentionBackend, fallback: AttentionBackend
+    layout: PackLayout, trunk: TrunkCache, backend: AttentionBackend, modified: AttentionBackend
 ) -> Iterator[None]:
     """Within this context a model set to `NAME` attends as `layout` says.
 
-    `fallback` serves layers whose score modification (soft cap, a window that bites) `backend` cannot do.
+    `modified` serves layers whose scores are changed (a soft cap, a window that bites), which `backend` cannot do.
     """
-    token = _current.set(_Current(layout, trunk, backend, fallback))
+    token = _current.set(_Current(layout, trunk, backend, modified))
     try:
         yield
     finally:
@@ -122,7 +122,7 @@ def attend(
         key_bias=_key_bias(rule, current) if rule.key_bias else None,
     )
     is_plain = inputs.window is None and inputs.softcap is None
-    return (current.backend if is_plain else current.fallback)(inputs, layout)[None]
+    return (current.backend if is_plain else current.modified)(inputs, layout)[None]
 
 
 def _key_bias(rule: ScoreRule, current: _Current) -> torch.Tensor:
