@@ -116,6 +116,8 @@ class EngineSpec(StrictModel):
         max_length: tokens of a sequence; `auto`: what the model says.
         attention: the backend; `auto`: sdpa on a CPU; varlen on CUDA in half precision, with flex for layers with a
             sliding window or a soft cap; reference on CUDA in float32; prefix_cache for unknown architectures.
+        compile: have torch.compile fuse what is not matrix products; `auto`: on CUDA, when the job is so long that it
+            is expected to save more time than it takes.
     """
 
     max_batch_tokens: AutoInt = "auto"
@@ -123,6 +125,7 @@ class EngineSpec(StrictModel):
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "flex", "reference", "prefix_cache"] = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
 
 
 class RunPlan(StrictModel):

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bench.config import RunPlan
-from bench.engine.estimate import Flops, block_shapes
+from bench.engine.estimate import USUAL_SHARE, Flops, block_shapes
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
@@ -14,9 +14,6 @@ from bench.job import Job
 from bench.runner import Listener, open_session, prepare_jobs
 from bench.session import Session
 from bench.telemetry.matmul import MatmulProbe
-
-USUAL_SHARE = 0.7
-"""Share of the floor that scoring usually reaches; the predicted time is the floor divided by it."""
 
 _NUM_MEASUREMENTS = 3  # their median: a small model's products take microseconds, and one may be held up
 

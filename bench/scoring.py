@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.engine.estimate import Flops
+from bench.engine.estimate import USUAL_SHARE, Flops
 from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
@@ -92,9 +92,9 @@ class _Run:
         if not pending:
             self.progress.advance(block.plan.num_distinct)
             return
-        scorer = self.session.scorer(block.requests, budget)
         if self.probe is None:
             self.probe = self.session.probe(min(budget.tokens, block.plan.num_distinct))
+        scorer = self.session.scorer(block.requests, budget, lambda: self._expect_s(block))
         self.progress.advance(block.plan.num_distinct - to_do)  # the clock of the time left starts here
         forwarded, halvings = scorer.forward.num_forwarded, scorer.num_halvings
         clock = time.perf_counter()
@@ -117,6 +117,14 @@ class _Run:
         if scorer.num_halvings > halvings:
             self.num_halvings += scorer.num_halvings - halvings
             self.notes.append(f"memory ran out with {budget.tokens} tokens a pack; went on with {scorer.budget.tokens}")
+
+    def _expect_s(self, block: Block) -> float:
+        """Seconds that scoring what is not done yet should take, going by the first block to score."""
+        assert self.probe is not None
+        self.probe.measure()
+        flops = self.session.cost.of(block.plan.packs).total / len(block.samples)
+        num_left = len(self.job.samples) - len(self.folder.done)
+        return num_left * flops / self.probe.flops_per_s / USUAL_SHARE
 
     def _count(self, block: Block) -> None:
         self.timing["encode_s"] += block.encode_s

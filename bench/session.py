@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,9 @@ from bench.engine.allocator import keep_freed_memory
 from bench.engine.attention.contract import AttentionBackend
 from bench.engine.attention.flex import FlexOrReference
 from bench.engine.attention.reference import attend as reference_attend
+from bench.engine.compiling import CompileError
 from bench.engine.encode import Encoder, EncodingRules
-from bench.engine.estimate import Cost, block_shapes, model_cost
+from bench.engine.estimate import Cost, block_shapes, model_cost, repays_compiling
 from bench.engine.families import PACKED_MODEL_TYPES
 from bench.engine.forward import Forward, PackedForward, PrefixCacheForward
 from bench.engine.pack import Budget, TokenRequest
@@ -93,6 +94,7 @@ class Session:
         self.config = load_config(spec, self.files)
         self.dtype = choose_dtype(spec.dtype, self.device, self.config)
         self.self_check: SelfCheck | None = None
+        self.is_compiled = False
         self._scorer: Scorer | None = None
         self._load_error: ModelLoadError | None = None
         self.timing.load_s = time.perf_counter() - began
@@ -208,11 +210,18 @@ class Session:
             free, most = available_memory_bytes(), _CPU_TOKENS
         return Budget(max(64, min(most, int(free * _SHARE_OF_FREE_MEMORY) // bytes_per_token)), rows)
 
-    def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:
-        """The model's scorer, checked on a few of `requests` when it is made."""
+    def scorer(
+        self, requests: Sequence[TokenRequest], budget: Budget, expect_s: Callable[[], float] = lambda: 0.0
+    ) -> Scorer:
+        """The model's scorer, checked on a few of `requests` when it is made.
+
+        `expect_s` estimates how many seconds there are to score; it is asked where compiling depends on it.
+        """
         if self._scorer is None:
+            compiles = self._compiles(expect_s)
             began = time.perf_counter()
-            forward = self._checked_forward(choose_requests(requests), budget)
+            forward = self._checked_forward(choose_requests(requests), budget, compiles=compiles)
+            self.is_compiled = isinstance(forward, PackedForward) and forward.compiles
             self._scorer = Scorer(forward, budget, runs_ahead=self.device.type == "cuda")
             self.timing.self_check_s = time.perf_counter() - began
         self._scorer.budget = budget
@@ -238,6 +247,7 @@ class Session:
             "modified_attention": None if self.attention == "prefix_cache" else self.modified_attention,
             "device": str(self.device),
             "is_widened": self.is_widened,
+            "is_compiled": self.is_compiled,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
             "self_check": None
@@ -275,11 +285,39 @@ class Session:
     def _modified_backend(self) -> AttentionBackend:
         return FlexOrReference(self.notes).attend if self.modified_attention == "flex" else reference_attend
 
-    def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget) -> Forward:
+    def _compiles(self, expect_s: Callable[[], float]) -> bool:
+        """Whether the model's repeated blocks are to be compiled."""
+        if self.attention == "prefix_cache" or self.engine.compile == "never":
+            return False
+        if self.engine.compile == "always":
+            return True
+        return self.device.type == "cuda" and repays_compiling(expect_s(), self.device.type)
+
+    def _checked_packed(self, requests: Sequence[TokenRequest], *, compiles: bool) -> tuple[PackedForward, SelfCheck]:
+        """The packed way and how it compares with plain scoring; compiled, if that is wanted and can be done."""
+        packed = PackedForward(self.model, self.attention, self._modified_backend(), compiles=compiles)
+        try:
+            check = check_forward(packed, requests, self.dtype_name)
+        except CompileError as error:
+            if not compiles:
+                raise
+            packed.restore()
+            inner = getattr(error, "inner_exception", error)
+            log.warning("the model cannot be compiled: %s", error)
+            self.notes.append(f"could not be compiled and was scored uncompiled ({' '.join(str(inner).split())[:200]})")
+            return self._checked_packed(requests, compiles=False)
+        return packed, check
+
+    def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget, *, compiles: bool) -> Forward:
         model = self.model
         if self.attention != "prefix_cache":
-            packed = PackedForward(model, self.attention, self._modified_backend())
-            self.self_check = check_forward(packed, requests, self.dtype_name)
+            packed, self.self_check = self._checked_packed(requests, compiles=compiles)
+            if not self.self_check.is_passed and packed.compiles:
+                self.notes.append(
+                    f"compiled, a token was off by {self.self_check.max_difference:.2g}; scored uncompiled"
+                )
+                packed.restore()
+                packed, self.self_check = self._checked_packed(requests, compiles=False)
             if self.self_check.is_passed:
                 packed.num_forwarded = 0
                 return packed

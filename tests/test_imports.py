@@ -23,14 +23,15 @@ LAYERS = [
     engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
     engine.encode engine.pipeline engine.allocator""",
-    """engine.attention engine.attention.* engine.fuse engine.head engine.widen engine.forward engine.plain
-    engine.scorer engine.families engine.families.* engine.selfcheck models models.*""",
+    """engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.widen engine.forward
+    engine.plain engine.scorer engine.families engine.families.* engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
 ]
 TENSORS = [
     "engine.attention.*",
+    "engine.compiling",
     "engine.families",
     "engine.families.*",
     "engine.fuse",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
 from bench.engine.attention import flex, interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, to_device, tree_mask
+from bench.engine.compiling import compile_blocks, suits, uncompile_blocks, uncompiled
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
 from bench.engine.head import NeededRowsHead
@@ -47,10 +48,14 @@ class PackedForward:
     """Every distinct token once: the pack is one row without padding, attention follows the tree.
 
     Layers whose sliding window bites or whose scores are soft-capped are served by `modified` instead of `attention`.
+    With `compiles`, the model's repeated blocks are compiled; the first pass then may raise `CompileError`.
     """
 
-    def __init__(self, model: Any, attention: str, modified: AttentionBackend = reference.attend) -> None:
+    def __init__(
+        self, model: Any, attention: str, modified: AttentionBackend = reference.attend, *, compiles: bool = False
+    ) -> None:
         self._model = model
+        self.compiles = compiles
         self._head = _needed_rows_head(model)
         self._backend, self._dense_limit = BACKENDS[attention]
         self._modified = modified if attention != "flex" else flex.attend
@@ -73,7 +78,8 @@ class PackedForward:
         layout = make_layout(pack, attention, device)
         self._head.rows = to_device(pack.rows, device)
         self.num_forwarded += len(pack.tokens)
-        with interface.packed(layout, self._trunk, self._backend, self._modified):
+        how = uncompiled() if self.compiles and not suits(pack) else nullcontext()
+        with how, interface.packed(layout, self._trunk, self._backend, self._modified):
             output = self._model(
                 input_ids=to_device(pack.tokens, device)[None],
                 position_ids=layout.positions[None],
@@ -93,12 +99,15 @@ class PackedForward:
             self._attach()
 
     def restore(self) -> None:
-        """Give the model its own attention back."""
+        """Give the model its own attention back, uncompiled."""
+        uncompile_blocks(self._model)
         swap_classes(self._model, {ours: theirs for theirs, ours in self._replacements.items()})
         self._set_attention(self._own_attention)
 
     def _attach(self) -> None:
         """Give the model ours."""
+        if self.compiles:
+            compile_blocks(self._model)
         swap_classes(self._model, self._replacements)
         self._set_attention(interface.NAME)
 

@@ -85,6 +85,17 @@ def test_nothing_but_reading_results_waits_for_the_device(name: str, device: tor
         assert len(read.wait()[0]) == len(pack.target_requests)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, of compiling
+@pytest.mark.parametrize("name", ["llama", "gptj", "bloom"])
+def test_compiled_blocks_give_the_same_scores(name: str, device: torch.device) -> None:
+    torch._dynamo.reset()
+    model = tiny_model(name).to(device)
+    expected = plain_loglikelihoods(model, REQUESTS)
+    forward = PackedForward(model, "reference", compiles=True)
+    for budget in BUDGETS:
+        assert largest_difference(score(forward, REQUESTS, budget), expected) < 1e-4
+
+
 def test_one_pack_ahead_gives_the_same_bits(device: torch.device) -> None:
     forward = PackedForward(tiny_model("llama").to(device, torch.bfloat16), "varlen")
     plan = plan_packs(REQUESTS, BUDGETS[1])

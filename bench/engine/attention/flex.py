@@ -17,16 +17,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from bench.engine.attention import reference
 from bench.engine.attention.contract import AttentionInputs, PackLayout
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +50,6 @@ class FlexOrReference:
 
     def attend(self, inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
         """Attention of a pack, (Hq, T, D)."""
-        from torch._dynamo.exc import TorchDynamoException  # here, since it takes a second that a CPU need not spend
-
         if not self.is_broken:
             try:
                 return attend(inputs, layout)
@@ -88,8 +85,6 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
 @cache
 def _flex(device_type: str) -> Callable[..., Any]:
     """Compiled on CUDA; on a CPU, where only tests call it, as plain operations."""
-    from torch.nn.attention.flex_attention import flex_attention
-
     if device_type != "cuda":
         return flex_attention
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_COMPILED)
@@ -104,8 +99,6 @@ def _padded(*parts: torch.Tensor) -> torch.Tensor:
 
 def block_mask(layout: PackLayout, prefix_length: int, window: int | None) -> BlockMask:
     """Work out which tokens of a pack see which keys, of the trunk's `prefix_length` ones and its own."""
-    from torch.nn.attention.flex_attention import BlockMask
-
     sees = _mask_mod(layout, prefix_length, window)
     num_queries = max(_SHORTEST, len(layout.positions))
     num_keys = max(_SHORTEST, prefix_length + len(layout.positions))
