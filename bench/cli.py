@@ -216,7 +216,7 @@ def _tasks(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from bench.report.sample import find_score, render_sample
     from bench.report.show import render_run
-    from bench.report.tables import render_subjects
+    from bench.report.tables import is_pll, render_subjects
     from bench.report.text import Screen
     from bench.store import read_run
 
@@ -231,7 +231,8 @@ def _show(options: argparse.Namespace) -> int:
     score = find_score(run, options.sample)
     sample = find_sample(run.info, score.id)
     prompt = sample.requests[0].prompt.without_shots(score.num_shots_dropped).text
-    print(render_sample(score, Screen.of(), choices=sample.sample.choices, prompt=prompt))
+    measure = "PLL" if is_pll(run) else "loglikelihood"
+    print(render_sample(score, Screen.of(), measure=measure, choices=sample.sample.choices, prompt=prompt))
     return 0
 
 

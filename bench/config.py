@@ -25,6 +25,7 @@ class ModelSpec(StrictModel):
     Attributes:
         source: `embedded`, `fake`, a hub id, or a local folder.
         name: label in tables; by default the last part of `source`.
+        kind: how its likelihoods are had; `auto`: as its configuration says.
         revision: the hub's commit or tag.
         allow_pickle: load weights stored as pickles, which run code when read.
         trust_remote_code: run the model repository's own code.
@@ -32,6 +33,7 @@ class ModelSpec(StrictModel):
 
     source: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)] = ""
+    kind: Literal["auto", "causal", "seq2seq", "masked"] = "auto"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
@@ -118,6 +120,10 @@ class EngineSpec(StrictModel):
             sliding window or a soft cap; reference on CUDA in float32; prefix_cache for unknown architectures.
         compile: have torch.compile fuse what is not matrix products; `auto`: on CUDA, when the job is so long that it
             is expected to save more time than it takes.
+        pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
+            it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
+        num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
+            each visible GPU, one on CPU.
     """
 
     max_batch_tokens: AutoInt = "auto"
@@ -126,6 +132,8 @@ class EngineSpec(StrictModel):
     max_length: AutoInt = "auto"
     attention: Literal["auto", "sdpa", "varlen", "flex", "reference", "prefix_cache"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
+    pll: Literal["word_l2r", "original"] = "word_l2r"
+    num_processes: AutoInt = "auto"
 
 
 class RunPlan(StrictModel):

@@ -54,6 +54,36 @@ def lock_folder(path: Path) -> int:
     return fd
 
 
+def open_journal(path: Path) -> int:
+    """Open a file to append to, make it if it is not there, and hold it as `lock_folder` holds a folder.
+
+    Raises:
+        StoreError: it cannot be opened, or another process holds it.
+    """
+    with storing(path):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(path.parent)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the file at `path`, see `open_journal`."""
+    with storing(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+    return False
+
+
 def read_bytes(file: Path) -> bytes:
     """A file's bytes; none where there is no file."""
     try:

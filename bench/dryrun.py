@@ -11,7 +11,7 @@ from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
 from bench.job import Job
-from bench.runner import Listener, open_session, prepare_jobs
+from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session
 from bench.telemetry.matmul import MatmulProbe
 
@@ -43,12 +43,6 @@ class Forecast:
     predicted_s: float
 
 
-class _Silent:
-    def plan(self, num_tokens: int, *, is_all: bool) -> None: ...
-
-    def advance(self, num_tokens: int) -> None: ...
-
-
 def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], list[SteelyardError]]:
     """Forecast every model on every task; returns the forecasts, and why there are none for some models.
 
@@ -74,7 +68,7 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
 def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    blocks = list(plan_blocks(job.samples, session.encoder, budget, _Silent()))
+    blocks = list(plan_blocks(job.samples, session.encoder, budget, Silence(), session.kind.plan))
     flops = Flops(0, 0, 0)
     for block in blocks:
         flops += session.cost.of(block.plan.packs)

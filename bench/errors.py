@@ -2,6 +2,7 @@
 
 SteelyardError                 exit code 1: the run failed although the input was fine
 ├── ModelLoadError             a model is gated, unreachable or broken
+├── RankLostError              one of several processes on a run has ended, so the others were stopped
 ├── ScoringError               no sample could be scored, so there is no number
 ├── StoreError                 the run folder cannot be written (disk full, permissions)
 ├── VerifyError                a finished run's numbers do not hold
@@ -27,9 +28,19 @@ class SteelyardError(Exception):
 
     exit_code = 1
 
+    def bare(self) -> SteelyardError:
+        """The same words without class and traceback, whose frames would keep a model and its activations in memory."""
+        bare = SteelyardError(str(self))
+        bare.exit_code = self.exit_code
+        return bare
+
 
 class ModelLoadError(SteelyardError):
     """A model could not be loaded for a reason outside the plan (gated, offline, damaged)."""
+
+
+class RankLostError(SteelyardError):
+    """One of several processes that work on a run has ended, by a signal or a defect; the others were stopped."""
 
 
 class ScoringError(SteelyardError):
@@ -88,3 +99,9 @@ def one_of(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     allowed = f"allowed: {', '.join(names)}"
     return f"did you mean {near[0]!r}? ({allowed})" if near else allowed
+
+
+def one_line(problem: BaseException) -> str:
+    """What an exception says, in one line; of one that is not ours, its class, too."""
+    kind = "" if isinstance(problem, SteelyardError) else f"{type(problem).__name__}: "
+    return " ".join(f"{kind}{problem}".split())

@@ -18,20 +18,36 @@ from transformers import (  # noqa: E402
     AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DynamicCache,
+    EncoderDecoderCache,
     PreTrainedTokenizerFast,
 )
 from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
+from transformers.cache_utils import DynamicLayer  # noqa: E402
+from transformers.models.auto.modeling_auto import (  # noqa: E402
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 __all__ = [
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "AttentionInterface",
     "AutoConfig",
     "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForSeq2SeqLM",
     "AutoTokenizer",
     "Conv1D",
     "DynamicCache",
+    "DynamicLayer",
+    "EncoderDecoderCache",
     "FastGELUActivation",
     "NewGELUActivation",
     "PreTrainedTokenizerFast",

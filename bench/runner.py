@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 from bench.config import EngineSpec, ModelSpec, RunPlan, TaskSpec
 from bench.engine.pipeline import Progress
-from bench.errors import DataMissingError, ModelLoadError, SteelyardError
+from bench.errors import DataMissingError, ModelLoadError, SteelyardError, one_line
 from bench.job import Job, prepare_job
+from bench.launch import launch
 from bench.models.files import preparation
 from bench.scoring import score_samples
-from bench.session import Session, check_model
-from bench.store import RunFolder, identity, run_name
+from bench.session import Session, check_model, num_processes
+from bench.store import RunFolder, RunShare, identity, run_name
+from bench.team import ALONE, Team
 from bench.telemetry.machine import describe_environment
 
 log = logging.getLogger(__name__)
@@ -58,15 +62,65 @@ class Listener(Progress, Protocol):
         """The run has ended."""
 
 
+class Silence:
+    """A listener that keeps it to itself: one of several processes speaks for all."""
+
+    def say(self, text: str) -> None:
+        """Do nothing, as the others."""
+
+    fail = start = say
+
+    def plan(self, num_tokens: int, *, is_all: bool) -> None:
+        """Do nothing."""
+
+    def advance(self, num_tokens: int) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What a command is about, in each of its processes."""
+
+    plan: RunPlan
+    listener: Listener
+    team: Team
+
+
 def run_plan(plan: RunPlan, listener: Listener) -> list[Outcome]:
     """Run every model of a plan on every task; a model that fails does not stop the others.
+
+    Args:
+        plan: the plan.
+        listener: hears how it goes; where several processes share the work it goes, pickled, to the first of them.
 
     Raises:
         InputError: something in the plan, a task, its rows or a model is wrong; nothing was run. What can only be
             told of a model once it has been fetched is an outcome.
+        RankLostError: one of several processes has ended. Models that were still to come have not been run.
     """
-    jobs = prepare_jobs(plan, listener)
-    return [outcome for spec in plan.models for outcome in _run_model(spec, jobs, plan, listener)]
+    outcomes: list[Outcome] = []
+    sizes = [(num_processes(spec, plan.engine), spec) for spec in plan.models]
+    for size, group in groupby(sizes, key=lambda sized: sized[0]):
+        models = tuple(spec for _, spec in group)
+        if size == 1:
+            outcomes += _run_models(_Command(plan, listener, ALONE), models)
+        else:
+            outcomes += launch(size, _run_rank, plan, listener, models)
+    return outcomes
+
+
+def _run_rank(team: Team, plan: RunPlan, listener: Listener, models: Sequence[ModelSpec]) -> list[Outcome]:
+    """What each of several processes does."""
+    return _run_models(_Command(plan, listener if team.is_first else Silence(), team), models)
+
+
+def _run_models(command: _Command, models: Sequence[ModelSpec]) -> list[Outcome]:
+    """Check all of the plan, then run some of its models."""
+    jobs = command.team.agree(lambda: prepare_jobs(command.plan, command.listener))
+    return [outcome for spec in models for outcome in _run_model(spec, jobs, command)]
 
 
 def prepare_jobs(plan: RunPlan, listener: Listener) -> list[Job]:
@@ -89,7 +143,7 @@ def prepare_jobs(plan: RunPlan, listener: Listener) -> list[Job]:
     return jobs
 
 
-def open_session(spec: ModelSpec, engine: EngineSpec, listener: Listener) -> Session:
+def open_session(spec: ModelSpec, engine: EngineSpec, listener: Listener, team: Team = ALONE) -> Session:
     """Find, fetch or convert a model's files.
 
     Raises:
@@ -98,90 +152,90 @@ def open_session(spec: ModelSpec, engine: EngineSpec, listener: Listener) -> Ses
     if work := preparation(spec):
         listener.say(work)
     try:
-        session = Session(spec, engine)
+        session = Session(spec, engine, team)
         session.prepare()
         return session
     except SteelyardError:
         raise
     except Exception as problem:  # whatever a model's configuration brings about
-        raise ModelLoadError(f"model {spec.name}: {_one_line(problem)}") from problem
+        raise ModelLoadError(f"model {spec.name}: {one_line(problem)}") from problem
 
 
-def _run_model(spec: ModelSpec, jobs: Sequence[Job], plan: RunPlan, listener: Listener) -> list[Outcome]:
+def _run_model(spec: ModelSpec, jobs: Sequence[Job], command: _Command) -> list[Outcome]:
     """Run one model on every task; when this returns, the model's memory is free again."""
     if not jobs:
         return []
+    listener, team = command.listener, command.team
     try:
-        session = open_session(spec, plan.engine, listener)
+        session = team.in_turn(partial(open_session, spec, command.plan.engine, listener, team))
     except SteelyardError as error:
         listener.fail(str(error))
-        return [Outcome(spec.name, job.task.name, None, _bare(error)) for job in jobs]
+        return [Outcome(spec.name, job.task.name, None, error.bare()) for job in jobs]
     try:
-        return [_run_job(session, job, plan, listener) for job in jobs]
+        return [_run_job(session, job, command) for job in jobs]
     finally:
         session.close()
 
 
-def _run_job(session: Session, job: Job, plan: RunPlan, listener: Listener) -> Outcome:
+def _run_job(session: Session, job: Job, command: _Command) -> Outcome:
     """Run one model on one task, continuing what an earlier command began."""
     path: Path | None = None
+    listener = command.listener
     title = f"{session.spec.name} · {job.title}"
     try:
         key = run_identity(session, job)
         name = run_name(session.spec.name, job.task.name, job.spec.scoring, job.spec.num_fewshot, key)
-        path = plan.out / name
+        path = command.plan.out / name
         header = {
             "model": describe_model(session),
             "task": job.describe(),
             "lane": "likelihood",
-            "config": _part_of_plan(plan, session.spec, job.spec),
+            "likelihood": session.kind.likelihood,
+            "config": _part_of_plan(command.plan, session.spec, job.spec),
             "started_at": _now(),
         }
-        with RunFolder.open(plan.out, name, key, header) as folder:
+        with command.team.in_turn(partial(_open_folder, path, key, header, command.team)) as folder:
             if folder.is_finished and not folder.failed:
                 listener.say(f"{title}: finished before, nothing to score")
             else:
-                _score_job(session, job, folder, listener)
+                _score_job(session, job, folder, command)
             failed = list(folder.failed.values())
     except SteelyardError as error:
         listener.fail(f"{title}: {error}")
-        return Outcome(session.spec.name, job.task.name, path, _bare(error))
+        return Outcome(session.spec.name, job.task.name, path, error.bare())
     if failed:
         listener.fail(f"{title}: {len(failed)} of {len(job.samples)} samples have no score: {failed[0].error}")
     return Outcome(session.spec.name, job.task.name, path, num_failed=len(failed))
 
 
-def _score_job(session: Session, job: Job, folder: RunFolder, listener: Listener) -> None:
+def _open_folder(path: Path, key: str, header: Mapping[str, object], team: Team) -> RunShare:
+    """Open the run folder, or take part in it where rank 0 has; only what a rank scores by itself is journaled."""
+    if team.is_first:
+        return RunFolder.open(path.parent, path.name, key, header)
+    return RunShare.join(path, None if team.is_lockstep else team.rank)
+
+
+def _score_job(session: Session, job: Job, folder: RunShare, command: _Command) -> None:
     """Score what a run folder does not hold yet; why that failed, if it did, is on record there."""
-    with _log_to(folder.path / LOG_FILE):
+    listener, team = command.listener, command.team
+    with _log_to(folder.path / LOG_FILE, team):
         listener.start(f"{session.spec.name} · {job.title}")
         try:
-            folder.update({"environment": describe_environment()})
-            score_samples(session, job, folder, listener)
+            team.agree(lambda: folder.update({"environment": describe_environment()}))
+            score_samples(session, job, folder, listener, team)
         except SteelyardError as error:
             log.error("failed: %s", error)
             folder.fail(str(error))
             raise
         except Exception as problem:  # a defect, or a model's own code: it must not take the other runs along
             log.exception("failed")
-            reason = _one_line(problem)
+            reason = one_line(problem)
             folder.fail(reason)
             raise SteelyardError(f"{reason} (the traceback is in {folder.path / LOG_FILE})") from problem
         finally:
             listener.stop()
-    for note in folder.info["notes"]:
+    for note in folder.info.get("notes", ()):
         listener.say(f"{session.spec.name} · {job.title}: {note}")
-
-
-def _one_line(problem: Exception) -> str:
-    return " ".join(f"{type(problem).__name__}: {problem}".split())
-
-
-def _bare(error: SteelyardError) -> SteelyardError:
-    """An error without its traceback, whose frames would keep a model and its activations in memory."""
-    bare = SteelyardError(str(error))
-    bare.exit_code = error.exit_code
-    return bare
 
 
 def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None = None) -> str:
@@ -200,6 +254,7 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
             "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
             "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
             "limit": job.spec.limit,
+            **session.kind_identity,
         }
     )
 
@@ -212,6 +267,7 @@ def describe_model(session: Session) -> dict[str, object]:
         "revision": session.files.revision,
         "fingerprint": session.files.fingerprint,
         "architecture": session.config.model_type,
+        "kind": session.kind.name,
         "dtype": session.dtype_name,
         "num_parameters": session.num_parameters,
     }
@@ -231,10 +287,11 @@ def _now() -> str:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def _log_to(path: Path, team: Team) -> Iterator[None]:
     """Write the program's log into the run folder, too."""
     handler = _RunLog(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    who = f"rank {team.rank} " if team.size > 1 else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {who}%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("bench").addHandler(handler)
     try:
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,26 +17,32 @@ from bench.engine.attention.contract import AttentionBackend
 from bench.engine.attention.flex import FlexOrReference
 from bench.engine.attention.reference import attend as reference_attend
 from bench.engine.compiling import CompileError
-from bench.engine.encode import Encoder, EncodingRules
-from bench.engine.estimate import Cost, block_shapes, model_cost, repays_compiling
+from bench.engine.encode import EncodingRules, SampleEncoder
+from bench.engine.estimate import Costing, block_shapes, repays_compiling
 from bench.engine.families import PACKED_MODEL_TYPES
-from bench.engine.forward import Forward, PackedForward, PrefixCacheForward
+from bench.engine.forward import Forward, PackedForward
+from bench.engine.kinds import KINDS, Kind
 from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
 from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests
 from bench.engine.widen import lacks_instructions, widen
 from bench.errors import InputError, ModelInputError, ModelLoadError
 from bench.models.files import ModelFiles, locate, preparation
+from bench.models.kind import settle_kind
 from bench.models.local import (
     build_skeleton,
     choose_device,
     choose_dtype,
+    has_relative_positions,
     load_config,
     load_model,
     load_tokenizer,
     resolve_max_length,
+    usable_positions,
 )
-from bench.telemetry.machine import available_memory_bytes, peak_rss_bytes, reset_peak_rss
+from bench.records import PromptedSample
+from bench.team import ALONE, Team
+from bench.telemetry.machine import available_memory_bytes, num_cores, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
@@ -73,6 +78,23 @@ def check_model(spec: ModelSpec, engine: EngineSpec) -> None:
         return
 
 
+def num_processes(spec: ModelSpec, engine: EngineSpec) -> int:
+    """How many processes score a model: by default one on each GPU that is visible, or a single one on CPU.
+
+    Raises:
+        ModelInputError: the plan asks for a number that cannot be had.
+    """
+    wanted = engine.num_processes
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if spec.device == "cpu" or (spec.device == "auto" and not num_gpus):
+        return 1 if wanted == "auto" else wanted
+    most = num_gpus if spec.device == "auto" else 1
+    if wanted != "auto" and wanted > most:
+        here = f"{most} GPUs are visible" if spec.device == "auto" else f"device {spec.device} is one GPU; use auto"
+        raise ModelInputError(f"model {spec.name}: engine.num_processes {wanted}: {here}")
+    return most if wanted == "auto" else wanted
+
+
 class Session:
     """A model of the plan, from its files to its scorer.
 
@@ -83,24 +105,26 @@ class Session:
         ModelLoadError: the model cannot be had or loaded.
     """
 
-    def __init__(self, spec: ModelSpec, engine: EngineSpec) -> None:
+    def __init__(self, spec: ModelSpec, engine: EngineSpec, team: Team = ALONE) -> None:
         self.spec = spec
         self.engine = engine
+        self.team = team
         self.timing = Timing()
         self.notes: list[str] = []
         began = time.perf_counter()
-        self.device = choose_device(spec.device)
+        self.device = choose_device(spec.device, team.rank)
         self.files: ModelFiles = locate(spec)
         self.config = load_config(spec, self.files)
+        self.kind: Kind[Any] = KINDS[settle_kind(spec, self.config)]
         self.dtype = choose_dtype(spec.dtype, self.device, self.config)
         self.self_check: SelfCheck | None = None
         self.is_compiled = False
         self._scorer: Scorer | None = None
         self._load_error: ModelLoadError | None = None
         self.timing.load_s = time.perf_counter() - began
-        if self.config.is_encoder_decoder:
+        if self.config.is_encoder_decoder and self.kind.name == "causal":
             raise ModelInputError(
-                f"model {spec.name}: {self.config.model_type} is an encoder-decoder, not a causal model"
+                f"model {spec.name}: {self.config.model_type} is an encoder-decoder that does not read text"
             )
         _ = self.attention  # a backend that does not serve this model is told before weights are loaded
 
@@ -118,28 +142,44 @@ class Session:
     def max_length(self) -> int:
         """Most tokens of an input: the plan's, else the model's."""
         own = resolve_max_length(self.config, self.tokenizer)
+        own = min(own, usable_positions(self.skeleton) or own)
         if self.engine.max_length == "auto":
             return own
-        if self.engine.max_length > own:
+        if self.engine.max_length > own and not has_relative_positions(self.config):
             raise ModelInputError(
                 f"engine.max_length {self.engine.max_length} exceeds the {own} of model {self.spec.name}"
             )
         return self.engine.max_length
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def rules(self) -> EncodingRules:
+        """What decides the token ids besides text and tokenizer."""
+        return EncodingRules(self.max_length, self.engine.bos, self.engine.overlong, self.engine.pll)
+
+    @cached_property
+    def encoder(self) -> SampleEncoder[Any]:
         """The encoder for this model's tokenizer and the plan's rules."""
-        return Encoder(self.tokenizer, EncodingRules(self.max_length, self.engine.bos, self.engine.overlong))
+        return self.kind.build_encoder(self.tokenizer, self.config, self.rules)
+
+    @property
+    def kind_identity(self) -> dict[str, Any]:
+        """What a run's identity says of the kind of model; of causal models nothing, as before there were others."""
+        rules = {"masked": self.rules.pll}
+        return {} if self.kind.name == "causal" else {"kind": [self.kind.name, rules.get(self.kind.name)]}
+
+    def tokenize_plainly(self, sample: PromptedSample) -> tuple[list[TokenRequest], bool]:
+        """A sample's requests made by nothing but the tokenizer, and whether tokens were cut."""
+        return self.kind.tokenize(self.tokenizer, self.config, self.rules, sample)
 
     @cached_property
     def skeleton(self) -> Any:
         """The model without weights, for counting."""
-        return build_skeleton(self.config)
+        return build_skeleton(self.config, self.kind.name)
 
     @cached_property
-    def cost(self) -> Cost:
-        """What a token, a pair and a row of logits cost."""
-        return model_cost(self.skeleton, self.config)
+    def cost(self) -> Costing:
+        """Counts the work of packs."""
+        return self.kind.cost(self.skeleton, self.config)
 
     @cached_property
     def num_parameters(self) -> int:
@@ -155,9 +195,7 @@ class Session:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             keep_freed_memory()
-            torch.set_num_threads(
-                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            )
+            torch.set_num_threads(max(1, num_cores() // self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
         if self.is_widened:
             widen(model)
@@ -203,7 +241,8 @@ class Session:
             return Budget(*remembered)
         text = self.config.get_text_config()
         wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide)
+        kept = self.kind.num_kept(self.config)
+        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide + kept)
         if self.device.type == "cuda":
             free, most = torch.cuda.mem_get_info(self.device)[0], _CUDA_MAX_TOKENS
         else:
@@ -220,9 +259,16 @@ class Session:
         if self._scorer is None:
             compiles = self._compiles(expect_s)
             began = time.perf_counter()
-            forward = self._checked_forward(choose_requests(requests), budget, compiles=compiles)
+            some = choose_requests(requests, self.kind.num_checked)
+            forward = self._checked_forward(some, budget, compiles=compiles)
             self.is_compiled = isinstance(forward, PackedForward) and forward.compiles
-            self._scorer = Scorer(forward, budget, runs_ahead=self.device.type == "cuda")
+            self._scorer = Scorer(
+                forward,
+                budget,
+                self.kind.plan,
+                runs_ahead=self.device.type == "cuda",
+                may_shrink=not self.team.is_lockstep,
+            )
             self.timing.self_check_s = time.perf_counter() - began
         self._scorer.budget = budget
         return self._scorer
@@ -242,23 +288,36 @@ class Session:
         """What to record of how requests were scored."""
         check = self.self_check
         return {
-            "path": "prefix_cache" if self.attention == "prefix_cache" else "packed",
+            "path": self._path,
             "attention": self.attention,
-            "modified_attention": None if self.attention == "prefix_cache" else self.modified_attention,
+            "modified_attention": self.modified_attention if self._path == "packed" else None,
             "device": str(self.device),
+            "num_processes": self.team.size,
             "is_widened": self.is_widened,
             "is_compiled": self.is_compiled,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
+            "pll": self.rules.pll if self.kind.likelihood == "pll" else None,
             "self_check": None
             if check is None
             else {"max_difference": check.max_difference, "tolerance": check.tolerance},
         }
 
+    @property
+    def _path(self) -> str:
+        """How packs go through the model."""
+        if self.kind.name != "causal":
+            return self.kind.name
+        return "prefix_cache" if self.attention == "prefix_cache" else "packed"
+
     @cached_property
     def attention(self) -> str:
-        """The attention backend in use, or `prefix_cache` for the way that needs none."""
+        """The attention backend in use, or `prefix_cache` for the way that needs none; other kinds use the model's."""
         wanted, model_type = self.engine.attention, self.config.get_text_config().model_type
+        if self.kind.name != "causal":
+            if wanted != "auto":
+                raise ModelInputError(f"engine.attention {wanted} does not serve {model_type} models; use auto")
+            return "transformers"
         is_half_on_cuda = self.device.type == "cuda" and self.dtype in (torch.float16, torch.bfloat16)
         if wanted == "varlen" and not is_half_on_cuda:
             raise ModelInputError("engine.attention varlen needs CUDA and bfloat16 or float16; use auto")
@@ -287,11 +346,13 @@ class Session:
 
     def _compiles(self, expect_s: Callable[[], float]) -> bool:
         """Whether the model's repeated blocks are to be compiled."""
-        if self.attention == "prefix_cache" or self.engine.compile == "never":
+        if self._path != "packed" or self.engine.compile == "never":
             return False
         if self.engine.compile == "always":
             return True
-        return self.device.type == "cuda" and repays_compiling(expect_s(), self.device.type)
+        return (
+            self.device.type == "cuda" and not self.team.is_lockstep and repays_compiling(expect_s(), self.device.type)
+        )
 
     def _checked_packed(self, requests: Sequence[TokenRequest], *, compiles: bool) -> tuple[PackedForward, SelfCheck]:
         """The packed way and how it compares with plain scoring; compiled, if that is wanted and can be done."""
@@ -310,7 +371,7 @@ class Session:
 
     def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget, *, compiles: bool) -> Forward:
         model = self.model
-        if self.attention != "prefix_cache":
+        if self._path == "packed":
             packed, self.self_check = self._checked_packed(requests, compiles=compiles)
             if not self.self_check.is_passed and packed.compiles:
                 self.notes.append(
@@ -328,11 +389,11 @@ class Session:
             log.warning(self.notes[-1])
             packed.restore()
             self.attention = "prefix_cache"
-        fallback = PrefixCacheForward(model, budget.tokens)
-        self.self_check = check_forward(fallback, requests, self.dtype_name)
+        fallback = self.kind.build_forward(model, budget.tokens)
+        self.self_check = check_forward(fallback, requests, self.dtype_name, self.kind)
         if not self.self_check.is_passed:
             raise ModelLoadError(
-                f"model {self.spec.name} ({self.config.model_type}): scores with a shared prefix differ from plain "
+                f"model {self.spec.name} ({self.config.model_type}): scores with shared work differ from plain "
                 f"ones by {self.self_check.max_difference:.2g} a token, so it cannot be scored here"
             )
         fallback.num_forwarded = 0

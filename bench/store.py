@@ -1,8 +1,10 @@
 """The run folder: `run.json`, which says what a run is, and `samples.jsonl`, its journal of scores.
 
-    RUN/run.json        replaced atomically; status running → finished or failed; finished is written last
-    RUN/samples.jsonl   appended to and synced once a pack while running; sorted into task order at the end
-    RUN/.lock           held by the process that runs; the system releases it however that process ends
+    RUN/run.json              replaced atomically; status running → finished or failed; finished is written last
+    RUN/samples.jsonl         appended to and synced once a pack while running; sorted into task order at the end
+    RUN/samples.rank1.jsonl   the same of another process on this run; goes into samples.jsonl at the end, or when
+                              the run goes on
+    RUN/.lock                 held by the process that runs; the system releases it however that process ends
 
 So a run may be killed at any moment, and the same command continues it. `results/README.md` documents the schema.
 """
@@ -22,11 +24,12 @@ from typing import Any, Self
 
 from bench.disk import (
     append_bytes,
+    is_held,
     lock_folder,
     make_folder,
+    open_journal,
     read_bytes,
     storing,
-    sync_folder,
     write_atomically,
     write_json,
 )
@@ -64,27 +67,99 @@ def _safe(text: str) -> str:
     return text[:60].strip(".-_") or "unnamed"
 
 
-class RunFolder:
-    """A run's folder, held by this process alone until it is closed. Use it as a context manager.
+class RunShare:
+    """What one of several processes on a run has of its folder: what is done, and a journal of its own.
+
+    Another process holds the folder, as a `RunFolder`, which is the share of the process that speaks for all. What
+    concerns the run as a whole is left to that one: here, all methods but `append` and `close` do nothing.
 
     Attributes:
         path: the folder.
-        info: run.json as it stands; change it through `update`, `finish` and `fail`.
+        info: run.json as it stands.
         done: the scores that hold, by sample id; what is here need not be scored again.
         failed: the samples that have an error and no score, by id; they are to be tried again.
-        num_damaged_lines: lines of the journal that were dropped on opening; their samples are scored again.
     """
 
-    def __init__(self, path: Path, lock_fd: int, info: dict[str, Any], journal: Journal) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], journal: Journal, file_name: str | None) -> None:
         self.path = path
         self.info = info
         self.done: dict[str, Score] = {}
         self.failed: dict[str, Score] = {}
-        self.num_damaged_lines = journal.num_damaged_lines + journal.has_torn_end
-        self._samples_path = path / SAMPLES_FILE
-        self._lock_fd: int | None = lock_fd
+        self._journal_path = None if file_name is None else path / file_name
         self._journal_fd: int | None = None
         self._take(journal.scores)
+
+    @classmethod
+    def join(cls, path: Path, rank: int | None) -> RunShare:
+        """Take part in the run that another process has opened; a `rank` of None journals nothing.
+
+        Raises:
+            RunFolderError: the folder cannot be read.
+        """
+        return RunShare(path, _read_info(path), _read_journals(path), None if rank is None else _rank_file(rank))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended well (samples may have failed, see `failed`)."""
+        return bool(self.info["status"] == "finished")
+
+    def append(self, scores: Sequence[Score]) -> None:
+        """Add the scores of a pack to the journal; when this returns, they are on the disk.
+
+        Raises:
+            StoreError: they could not be written; none of them counts as done.
+        """
+        if scores and self._journal_path is not None:
+            if self._journal_fd is None:
+                self._journal_fd = open_journal(self._journal_path)
+            append_bytes(self._journal_fd, self._journal_path, b"".join([encode(score) for score in scores]))
+        self._take(scores)
+
+    def take_shares(self) -> None:
+        """Take in what the other processes on this run have scored."""
+
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Merge `changes` into run.json."""
+
+    def finish(self, order: Sequence[str], results: Mapping[str, Any]) -> None:
+        """End the run."""
+
+    def fail(self, reason: str) -> None:
+        """Mark the run as failed."""
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal_fd is not None:
+            os.close(self._journal_fd)
+            self._journal_fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, scores: Iterable[Score]) -> None:
+        for key, score in merge(scores).items():
+            if score.error is None:
+                self.done.setdefault(key, score)
+                self.failed.pop(key, None)
+            elif key not in self.done:
+                self.failed[key] = score
+
+
+class RunFolder(RunShare):
+    """A run's folder, held by this process alone until it is closed. Use it as a context manager.
+
+    Attributes:
+        info: run.json as it stands; change it through `update`, `finish` and `fail`.
+        num_damaged_lines: lines of the journals that were dropped on opening; their samples are scored again.
+    """
+
+    def __init__(self, path: Path, lock_fd: int, info: dict[str, Any], journal: Journal) -> None:
+        super().__init__(path, info, journal, SAMPLES_FILE)
+        self.num_damaged_lines = journal.num_damaged_lines + journal.has_torn_end
+        self._lock_fd: int | None = lock_fd
 
     @classmethod
     def open(cls, root: Path, name: str, identity: str, header: Mapping[str, Any]) -> Self:
@@ -104,6 +179,8 @@ class RunFolder:
         make_folder(path)
         lock_fd = lock_folder(path)
         try:
+            if any(is_held(file) for file in _rank_files(path)):
+                raise RunFolderError(f"{path} is in use by another process, which is about to stop; try again")
             folder = cls(path, lock_fd, *_read_or_start(path, identity, header))
             folder._repair()
         except BaseException:
@@ -111,28 +188,23 @@ class RunFolder:
             raise
         return folder
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run has ended well (samples may have failed, see `failed`)."""
-        return bool(self.info["status"] == "finished")
-
     def append(self, scores: Sequence[Score]) -> None:
         """Add the scores of a pack to the journal; when this returns, they are on the disk.
 
         Raises:
             StoreError: they could not be written; none of them counts as done.
         """
-        if not scores:
-            return
-        if self.is_finished:
+        if scores and self.is_finished:
             self._start_sitting()
-        if self._journal_fd is None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            with storing(self._samples_path):
-                self._journal_fd = os.open(self._samples_path, flags, 0o666)
-                sync_folder(self.path)
-        append_bytes(self._journal_fd, self._samples_path, b"".join([encode(score) for score in scores]))
-        self._take(scores)
+        super().append(scores)
+
+    def take_shares(self) -> None:
+        """Take in what the other processes on this run have scored."""
+        files = _rank_files(self.path)
+        if files and self.is_finished:
+            self._start_sitting()
+        for file in files:
+            self._take(parse(read_bytes(file)).scores)
 
     def update(self, changes: Mapping[str, Any]) -> None:
         """Merge `changes` into run.json, nested mappings key by key, and write it atomically."""
@@ -151,9 +223,8 @@ class RunFolder:
         if set(order) != set(scores) or len(set(order)) != len(order):
             raise ValueError(f"{self.path}: {len(scores)} samples have a line, {len(order)} are to have one")
         data = b"".join([encode(scores[sample_id]) for sample_id in order])
-        self._close_journal()
-        write_atomically(self._samples_path, data)
-        self.update({**results, "status": "finished", "samples_sha256": hashlib.sha256(data).hexdigest()})
+        self._rewrite(data)
+        self.update({**results, "status": "finished", "samples_sha256": _sha256(data)})
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed, for `reason`.
@@ -167,43 +238,34 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder back."""
-        self._close_journal()
+        super().close()
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _take(self, scores: Iterable[Score]) -> None:
-        for key, score in merge(scores).items():
-            if score.error is None:
-                self.done.setdefault(key, score)
-                self.failed.pop(key, None)
-            elif key not in self.done:
-                self.failed[key] = score
-
     def _repair(self) -> None:
         """Make what a crash left behind good, and count this sitting; a finished run is left untouched."""
-        data = read_bytes(self._samples_path)
-        if self.is_finished and hashlib.sha256(data).hexdigest() == self.info.get("samples_sha256"):
+        data = read_bytes(self.path / SAMPLES_FILE)
+        has_shares = bool(_rank_files(self.path))
+        if self.is_finished and not has_shares and _sha256(data) == self.info.get("samples_sha256"):
             return
         self._start_sitting()
         if self.num_damaged_lines:
             self.update({"num_damaged_lines": self.info.get("num_damaged_lines", 0) + self.num_damaged_lines})
-            write_atomically(self._samples_path, b"".join(parse(data).lines))
+        if self.num_damaged_lines or has_shares:
+            self._rewrite(b"".join(_read_journals(self.path).lines))
+
+    def _rewrite(self, data: bytes) -> None:
+        """Replace the journal by `data`, which holds what is in those of other processes, too."""
+        super().close()
+        write_atomically(self.path / SAMPLES_FILE, data)
+        for file in _rank_files(self.path):
+            with storing(file):
+                file.unlink()
 
     def _start_sitting(self) -> None:
         self.info = {key: value for key, value in self.info.items() if key not in _ENDING_KEYS}
         self.update({"status": "running", "num_sittings": self.info.get("num_sittings", 0) + 1})
-
-    def _close_journal(self) -> None:
-        if self._journal_fd is not None:
-            os.close(self._journal_fd)
-            self._journal_fd = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +296,12 @@ def read_run(path: Path, *, with_scores: bool = True) -> Run:
         RunFolderError: `path` is no run folder, or its run.json is damaged or of another schema.
     """
     info = _read_info(path)
-    data = read_bytes(path / SAMPLES_FILE)
     is_finished = info.get("status") == "finished"
-    journal = parse(data) if with_scores or not is_finished else Journal()
+    journal = _read_journals(path) if with_scores or not is_finished else Journal()
     problems = []
     if journal.num_damaged_lines:
         problems.append(f"{journal.num_damaged_lines} lines of {SAMPLES_FILE} are damaged or were changed by hand")
-    if is_finished and hashlib.sha256(data).hexdigest() != info.get("samples_sha256"):
+    if is_finished and _sha256(read_bytes(path / SAMPLES_FILE)) != info.get("samples_sha256"):
         problems.append(f"{SAMPLES_FILE} is not the file that {RUN_FILE} was written with (its SHA-256 differs)")
     return Run(path, info, tuple(merge(journal.scores).values()), tuple(problems))
 
@@ -282,7 +343,33 @@ def _read_or_start(path: Path, identity: str, header: Mapping[str, Any]) -> tupl
         raise RunFolderError(
             f"{path} holds another run (identity {held}, not {identity[:8]}); remove it or run elsewhere"
         )
-    return info, parse(read_bytes(path / SAMPLES_FILE))
+    return info, _read_journals(path)
+
+
+def _read_journals(path: Path) -> Journal:
+    """The journals of all processes on a run, one after the other."""
+    others = [parse(read_bytes(file)) for file in _rank_files(path)]
+    journals = [parse(read_bytes(path / SAMPLES_FILE)), *others]  # read last, since the others' lines go into it
+    return Journal(
+        lines=tuple(line for journal in journals for line in journal.lines),
+        scores=tuple(score for journal in journals for score in journal.scores),
+        num_damaged_lines=sum(journal.num_damaged_lines for journal in journals),
+        has_torn_end=any(journal.has_torn_end for journal in journals),
+    )
+
+
+def _rank_file(rank: int) -> str:
+    """Name of the journal of a process other than the first."""
+    return f"samples.rank{rank}.jsonl"
+
+
+def _rank_files(path: Path) -> list[Path]:
+    """The journals of other processes than the first that are in a folder."""
+    return sorted(path.glob(_rank_file(0).replace("0", "*")))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read_info(path: Path) -> dict[str, Any]:

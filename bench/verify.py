@@ -18,8 +18,6 @@ import numpy as np
 
 from bench.config import RunPlan
 from bench.disk import lock_folder, write_json
-from bench.engine.pack import TokenRequest
-from bench.engine.plain import score_alone
 from bench.errors import RunFolderError, ScoringError, VerifyError, one_of
 from bench.job import Job, prepare_job
 from bench.metrics import failed_sample, score_sample, summarise
@@ -40,6 +38,7 @@ class Verification:
     """What was found.
 
     Attributes:
+        likelihood: what was compared: `exact` ones, or `pll`.
         num_rescored: samples scored again, of `num_samples`.
         max_difference: largest |loglikelihood - plain fp32| of a choice.
         mean_difference: their mean.
@@ -49,6 +48,7 @@ class Verification:
         problems: what does not hold, a line each; empty for a run that does.
     """
 
+    likelihood: str
     num_samples: int
     num_rescored: int
     max_difference: float
@@ -104,6 +104,7 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
     chosen = random.Random(seed).sample(scored, min(num_rescored, len(scored)))
     differences, flips, far = _rescore(session, chosen, scores, tolerance)
     return Verification(
+        likelihood=session.kind.likelihood,
         num_samples=len(job.samples),
         num_rescored=len(chosen),
         max_difference=max(differences, default=0.0),
@@ -194,10 +195,10 @@ def _rescore(
     far: list[str] = []
     for sample in samples:
         score = scores[sample.sample.id]
-        requests, is_cut = _tokenize(session, _shortened(sample, score.num_shots_dropped))
+        requests, is_cut = session.tokenize_plainly(_shortened(sample, score.num_shots_dropped))
         if len(requests) != len(score.loglikelihoods):
             continue  # `_inconsistencies` has said so
-        plain = score_alone(session.model, requests)
+        plain = session.kind.score_alone(session.model, requests)
         own = [abs(a - b) for a, b in zip(plain, score.loglikelihoods, strict=True)]
         differences += own
         if plain.index(max(plain)) != score.prediction:
@@ -208,28 +209,6 @@ def _rescore(
         if score.truncated != (is_cut or score.num_shots_dropped > 0):
             far.append(f"sample {score.id}: `truncated` is not true of it")
     return differences, flips, far
-
-
-def _tokenize(session: Session, sample: PromptedSample) -> tuple[list[TokenRequest], bool]:
-    """Token ids by two calls of the tokenizer, as lm-evaluation-harness makes them, and whether tokens were cut."""
-    text = sample.requests[0].prompt.text
-    context = text.rstrip()
-    tokenizer = session.tokenizer
-    starts_with_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    adds = session.engine.bos != "never" and not starts_with_bos
-    requests: list[TokenRequest] = []
-    is_cut = False
-    for request in sample.requests:
-        whole = text + request.continuation
-        before = tokenizer.encode(context, add_special_tokens=adds)
-        after = tokenizer.encode(whole, add_special_tokens=adds)[len(before) :]
-        if not context:
-            before = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
-            after = tokenizer.encode(whole, add_special_tokens=False)
-        is_cut = is_cut or len(before) + len(after) - 1 > session.max_length
-        inputs = np.array((before + after)[-(session.max_length + 1) : -1], dtype=np.uint32)
-        requests.append(TokenRequest(inputs, tuple(after)))
-    return requests, is_cut
 
 
 def _as_json(parts: dict[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _pack(session: Session, job: Job, wanted: Container[str]) -> _Packed:
     packed = _Packed()
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    for block in plan_blocks(job.samples, session.encoder, budget, Silent()):
+    for block in plan_blocks(job.samples, session.encoder, budget, Silent(), session.kind.plan):
         pairs = zip(block.samples, block.encoded, strict=True)
         packed.kept += [(sample, encoded) for sample, encoded in pairs if sample.sample.id in wanted]
         packed.encode_s += block.encode_s

@@ -9,15 +9,15 @@ import torch
 from helpers import Path, few_shot_requests, plan_paths
 
 from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout
-from bench.engine.levels import plan_attention
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Budget, Pack, plan_packs
 
 CPU = torch.device("cpu")
 HEADS = [(2, 2), (4, 2), (4, 1)]  # query heads, key heads
 
 
-def layout_of(pack: Pack, dense_limit: int, device: torch.device = CPU) -> PackLayout:
-    return make_layout(pack, plan_attention(pack.positions, pack.subtree_end, dense_limit), device)
+def layout_of(pack: Pack, limits: Limits, device: torch.device = CPU) -> PackLayout:
+    return make_layout(pack, plan_attention(pack.positions, pack.subtree_end, limits), device)
 
 
 def random_inputs(pack: Pack, heads: tuple[int, int], size: int, **features: Any) -> AttentionInputs:
@@ -60,14 +60,14 @@ PACKS = [*WHOLE, *CUT]
 
 
 def check(
-    attend: AttentionBackend, dense_limits: list[int], heads: tuple[int, int], size: int, **features: Any
+    attend: AttentionBackend, some_limits: list[Limits], heads: tuple[int, int], size: int, **features: Any
 ) -> None:
     """A backend against `softmax_by_hand`, in fp32 on a CPU, on all `PACKS`."""
     for pack, paths in PACKS:
         inputs = random_inputs(pack, heads, size, **features)
         expected = softmax_by_hand(inputs, paths)
-        for dense_limit in dense_limits:
-            found = attend(inputs, layout_of(pack, dense_limit))
+        for limits in some_limits:
+            found = attend(inputs, layout_of(pack, limits))
             assert found.shape == expected.shape
             torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
 

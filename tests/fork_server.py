@@ -2,7 +2,8 @@
 
 One JSON object a line. `{"argv": […], "output": PATH}` starts a command and answers its process id; with `file_limit`
 it may write no file beyond that many bytes; with `scored` it notes there, one line a pack, which samples it puts into
-the journal, before it does. `{"wait": PID}` answers a command's exit code.
+the journal, before it does; with `broken_rank` that rank fails after some packs. `{"wait": PID}` answers a
+command's exit code. Where a command starts processes, they are forks, too.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import bench.cli
+import bench.launch
 import bench.report.progress
 import bench.report.tables
 import bench.runner  # imports torch and transformers
+from bench.engine.scorer import Scorer
 from bench.records import Score
-from bench.store import RunFolder
+from bench.store import RunShare
 
 
 def run(request: dict[str, Any]) -> int:
@@ -33,6 +37,9 @@ def run(request: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
     if "scored" in request:
         note_scored(Path(request["scored"]))
+    if "broken_rank" in request:
+        break_rank(request["broken_rank"])
+    bench.launch.START_METHOD = "fork"
     code = bench.cli.main(request["argv"])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -40,15 +47,30 @@ def run(request: dict[str, Any]) -> int:
 
 
 def note_scored(path: Path) -> None:
-    append = RunFolder.append
+    append = RunShare.append
 
-    def noting(self: RunFolder, scores: Sequence[Score]) -> None:
+    def noting(self: RunShare, scores: Sequence[Score]) -> None:
         if scores:
             with path.open("a") as file:
                 file.write(json.dumps([score.id for score in scores]) + "\n")
+            time.sleep(0.005)  # so that a run lasts until it is killed, however fast the machine
         append(self, scores)
 
-    RunFolder.append = noting  # type: ignore[method-assign]
+    RunShare.append = noting  # type: ignore[method-assign]
+
+
+def break_rank(rank: int) -> None:
+    score = Scorer._score_pack
+    num_packs = 0
+
+    def failing(self: Scorer, *args: Any) -> Any:
+        nonlocal num_packs
+        num_packs += 1
+        if os.environ["RANK"] == str(rank) and num_packs == 12:  # the self-check's are fewer
+            raise RuntimeError("the device is lost")
+        return score(self, *args)
+
+    Scorer._score_pack = failing  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -22,37 +22,37 @@ from hypothesis import strategies as st
 
 from bench.engine.attention import flex, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, tree_mask
-from bench.engine.levels import plan_attention
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Budget, TokenRequest, plan_packs
 
-LIMITS = [0, 8, 40, 1000]
+LIMITS = [Limits(0, 0), Limits(8, 0), Limits(8, 3), Limits(0, 12), Limits(40, 30), Limits(96, 32)]
 
 
 def test_the_packs_tried_have_what_there_is_to_get_wrong() -> None:
     assert any(pack.is_trunk and pack.prefix_length for pack, _ in PACKS)
     assert any(len(pack.unit_starts) > 1 and pack.prefix_length for pack, _ in PACKS)
-    plans = [plan_attention(pack.positions, pack.subtree_end, 0) for pack, _ in WHOLE]
+    plans = [plan_attention(pack.positions, pack.subtree_end, Limits()) for pack, _ in WHOLE]
     assert max(len(plan.levels) for plan in plans) >= 3
-    plans = [plan_attention(pack.positions, pack.subtree_end, 40) for pack, _ in WHOLE]
+    plans = [plan_attention(pack.positions, pack.subtree_end, Limits(40)) for pack, _ in WHOLE]
     assert any(plan.levels and not block.is_chain for plan in plans for block in plan.blocks)
 
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("size", [16, 64])
 def test_reference_is_softmax_over_ancestors(heads: tuple[int, int], size: int) -> None:
-    check(reference.attend, [0], heads, size)
+    check(reference.attend, [Limits()], heads, size)
 
 
 @pytest.mark.parametrize(
     "features", [{"window": 5}, {"window": 33}, {"softcap": 1.5}, {"window": 7, "softcap": 2.0}], ids=str
 )
 def test_reference_with_windows_and_soft_caps(features: dict[str, Any]) -> None:
-    check(reference.attend, [0], (4, 2), 16, **features)
+    check(reference.attend, [Limits()], (4, 2), 16, **features)
 
 
 def test_reference_takes_queries_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "_QUERIES_AT_ONCE", 7)
-    check(reference.attend, [0], (4, 2), 16, window=9)
+    check(reference.attend, [Limits()], (4, 2), 16, window=9)
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -63,14 +63,14 @@ def test_sdpa_is_softmax_over_ancestors(heads: tuple[int, int], size: int) -> No
 
 @given(token_requests(), st.sampled_from([1, 3, 8, 1000]), st.sampled_from(LIMITS), st.sampled_from(HEADS))
 def test_sdpa_and_reference_agree_on_any_tree(
-    requests: list[TokenRequest], tokens: int, dense_limit: int, heads: tuple[int, int]
+    requests: list[TokenRequest], tokens: int, limits: Limits, heads: tuple[int, int]
 ) -> None:
     plan = plan_packs(requests, Budget(tokens, 1000))
     for pack, paths in zip(plan.packs, plan_paths(plan), strict=True):
         inputs = random_inputs(pack, heads, 16)
         expected = softmax_by_hand(inputs, paths)
         for attend in (sdpa.attend, reference.attend):
-            found = attend(inputs, layout_of(pack, dense_limit))
+            found = attend(inputs, layout_of(pack, limits))
             torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_scores_far_apart_do_not_overflow(attend: AttentionBackend) -> None:
     """Merging works on differences of log-sum-exps; their own exponentials do not exist in fp32."""
     for pack, paths in PACKS:
         inputs = replace(random_inputs(pack, (4, 2), 16), scale=200.0)
-        found = attend(inputs, layout_of(pack, 8))
+        found = attend(inputs, layout_of(pack, Limits(8)))
         torch.testing.assert_close(found.double(), softmax_by_hand(inputs, paths), atol=1e-3, rtol=1e-3)
 
 
@@ -89,7 +89,7 @@ def test_half_precision_stays_within_its_rounding(attend: AttentionBackend) -> N
         wide = random_inputs(pack, (4, 2), 64)
         names = ("query", "key", "value", "prefix_key", "prefix_value")
         inputs = replace(wide, **{name: getattr(wide, name).bfloat16() for name in names})
-        found = attend(inputs, layout_of(pack, 8))
+        found = attend(inputs, layout_of(pack, Limits(8)))
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.double(), softmax_by_hand(inputs, paths), atol=0.03, rtol=0.03)
 
@@ -99,7 +99,11 @@ def test_tree_mask_is_the_ancestor_relation() -> None:
         ends = torch.from_numpy(pack.subtree_end)
         for start, stop in ((0, len(paths)), (len(paths) // 3, len(paths))):
             expected = [[mine[: len(other)] == other for other in paths[start:stop]] for mine in paths[start:stop]]
-            assert tree_mask(ends, start, stop).tolist() == expected
+            places = torch.arange(start, stop)
+            assert tree_mask(ends, places, places).tolist() == expected
+        queries, keys = range(len(paths) // 2, len(paths)), range(0, len(paths), 3)
+        expected = [[paths[i][: len(paths[j])] == paths[j] for j in keys] for i in queries]
+        assert tree_mask(ends, torch.tensor(queries), torch.tensor(keys)).tolist() == expected
 
 
 def test_merging_two_sets_of_keys_is_attention_over_both() -> None:
@@ -134,7 +138,7 @@ def test_the_stand_ins_have_the_parameters_of_the_real_one() -> None:
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("size", [16, 64])
 def test_varlen_plans_and_merges_its_calls_right(heads: tuple[int, int], size: int) -> None:
-    check(varlen.attend, [0], heads, size)
+    check(varlen.attend, [Limits()], heads, size)
 
 
 @pytest.mark.usefixtures("_varlen_on_cpu")
@@ -148,7 +152,7 @@ def test_varlen_makes_one_call_a_level_and_one_for_the_trunk(monkeypatch: pytest
 
     monkeypatch.setattr(varlen, "_varlen_attn", lambda: counted)
     for pack, _ in PACKS:
-        layout = layout_of(pack, 0)
+        layout = layout_of(pack, Limits())
         for _ in range(2):  # a second layer uses what the first worked out
             calls = 0
             varlen.attend(random_inputs(pack, (4, 2), 16), layout)
@@ -164,7 +168,7 @@ FEATURES = [{}, {"window": 5}, {"window": 33}, {"softcap": 1.5}, {"window": 7, "
 @pytest.mark.parametrize("heads", HEADS)
 def test_flex_with_windows_and_soft_caps(heads: tuple[int, int], features: dict[str, Any]) -> None:
     assert min(len(pack.tokens) for pack, _ in PACKS) == 1
-    check(flex.attend, [0], heads, 16, **features)
+    check(flex.attend, [Limits()], heads, 16, **features)
 
 
 @pytest.mark.parametrize("window", [None, 1, 100, 300])
@@ -177,7 +181,7 @@ def test_blocks_of_the_flex_mask_are_those_of_pytorchs_own_dense_way(
     monkeypatch.setattr(flex, "_BLOCKS_AT_ONCE", 3)
     kinds = set()
     for pack, _ in packs_and_paths(tokens, shared=300, passage=250, own=70):
-        layout, length = layout_of(pack, 0), len(pack.tokens)
+        layout, length = layout_of(pack, Limits()), len(pack.tokens)
         ours = flex.block_mask(layout, pack.prefix_length, window)
         num_queries, num_keys = max(length, 129), max(pack.prefix_length + length, 129)
         theirs = create_block_mask(ours.mask_mod, None, None, num_queries, num_keys, device="cpu")
@@ -210,7 +214,7 @@ def test_flex_is_compiled_once_for_all_packs(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(flex, "_flex", lambda _: compiled)
     with torch.inference_mode():
         for window in (5, 9, None):
-            check(flex.attend, [0], (4, 2), 16, window=window)
+            check(flex.attend, [Limits()], (4, 2), 16, window=window)
     assert num_compiled == 1
 
 
@@ -224,7 +228,7 @@ def test_without_a_compiler_the_plain_way_takes_over_and_says_so_once(monkeypatc
 
     num_tries, notes = 0, list[str]()
     monkeypatch.setattr(flex, "_flex", lambda _: fail)
-    check(flex.FlexOrReference(notes).attend, [0], (4, 2), 16, window=5)
+    check(flex.FlexOrReference(notes).attend, [Limits()], (4, 2), 16, window=5)
     assert num_tries == len(notes) == 1
     assert "Failed to find C compiler" in notes[0]
 
@@ -235,4 +239,4 @@ def test_memory_running_out_in_flex_is_not_taken_for_a_missing_compiler(monkeypa
 
     monkeypatch.setattr(flex, "_flex", lambda _: fail)
     with pytest.raises(torch.OutOfMemoryError):
-        check(flex.FlexOrReference([]).attend, [0], (4, 2), 16)
+        check(flex.FlexOrReference([]).attend, [Limits()], (4, 2), 16)

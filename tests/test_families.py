@@ -16,7 +16,7 @@ from bench.engine.attention import flex, reference, sdpa, varlen
 from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout
 from bench.engine.forward import PackedForward
-from bench.engine.levels import plan_attention
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Budget, Pack, plan_packs
 from bench.records import Loglikelihood
 
@@ -87,7 +87,7 @@ def _biased(prefix_length: int, dtype: torch.dtype, scale: float) -> tuple[Atten
     plan = plan_packs(requests, Budget(prefix_length or 100, 100))
     pack: Pack = plan.packs[-1]
     assert pack.prefix_length == prefix_length
-    layout = make_layout(pack, plan_attention(pack.positions, pack.subtree_end, 0), torch.device("cpu"))
+    layout = make_layout(pack, plan_attention(pack.positions, pack.subtree_end, Limits(8, 3)), torch.device("cpu"))
     torch.manual_seed(0)
     num_heads, num_kv_heads, size = 4, 2, 16
     slopes = torch.tensor([0.84, 0.5, 0.0625, 0.004])

@@ -20,16 +20,21 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records""",
     """schema template task config metrics stats
-    engine engine.tree engine.pack engine.levels engine.patterns engine.boundaries engine.estimate""",
-    """disk journal store rows dataset prompts audit job telemetry telemetry.* hf
-    engine.encode engine.pipeline engine.allocator""",
+    engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
+    engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns
+    engine.boundaries engine.estimate""",
+    """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
+    engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.widen engine.forward
-    engine.plain engine.scorer engine.families engine.families.* engine.selfcheck models models.*""",
+    engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain
+    engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
 ]
 TENSORS = [
+    "engine.seq2seq.*",
+    "engine.masked.*",
     "engine.attention.*",
     "engine.compiling",
     "engine.families",
@@ -42,7 +47,17 @@ TENSORS = [
     "engine.scorer",
 ]
 ALLOWED = {
-    "torch": [*TENSORS, "engine.selfcheck", "hf", "models.*", "telemetry.matmul", "session", "doctor"],
+    "torch": [
+        *TENSORS,
+        "engine.selfcheck",
+        "hf",
+        "models.*",
+        "telemetry.matmul",
+        "session",
+        "doctor",
+        "team",
+        "launch",
+    ],
     "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],

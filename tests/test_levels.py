@@ -7,10 +7,10 @@ import pytest
 from helpers import budgets, few_shot_requests, plan_paths, token_requests, visible
 from hypothesis import given
 
-from bench.engine.levels import AttentionPlan, Block, Span, plan_attention
+from bench.engine.levels import AttentionPlan, Block, Limits, Span, plan_attention
 from bench.engine.pack import Budget, Pack, TokenRequest, plan_packs
 
-LIMITS = (0, 8, 96)
+LIMITS = (Limits(0, 0), Limits(8, 0), Limits(8, 3), Limits(0, 4), Limits(96, 32))
 
 
 def looked_at(plan: AttentionPlan, sees: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -20,18 +20,22 @@ def looked_at(plan: AttentionPlan, sees: np.ndarray) -> np.ndarray:  # type: ign
         here = slice(block.start, block.stop)
         size = block.stop - block.start
         times[here, here] += np.tri(size, dtype=bool) if block.is_chain else sees[here, here]
+        for start, stop in block.above:
+            times[here, start:stop] += 1 if block.is_chain else sees[here, start:stop]
     for span in (span for level in plan.levels for span in level):
         times[span.query_start : span.query_stop, span.key_start : span.key_stop] += 1
     return times
 
 
-def check(pack: Pack, sees: np.ndarray, dense_limit: int) -> None:  # type: ignore[type-arg]
-    plan = plan_attention(pack.positions, pack.subtree_end, dense_limit)
+def check(pack: Pack, sees: np.ndarray, limits: Limits) -> None:  # type: ignore[type-arg]
+    plan = plan_attention(pack.positions, pack.subtree_end, limits)
     assert np.array_equal(looked_at(plan, sees), sees.astype(int))
     assert [block.start for block in plan.blocks] == [0, *(block.stop for block in plan.blocks[:-1])]
     assert plan.blocks[-1].stop == len(pack.tokens)
     for block in plan.blocks:
-        assert block.is_chain or block.stop - block.start <= dense_limit
+        assert block.is_chain or block.stop - block.start <= limits.dense
+        assert all(stop - start <= limits.short for start, stop in block.above)
+        assert block.num_above == sum(stop - start for start, stop in block.above)
     for level in plan.levels:  # one variable-length call each: spans in order, none overlapping
         assert all(a.query_stop <= b.key_start for a, b in pairwise(level))
     spans_over = np.zeros(len(pack.tokens), dtype=int)
@@ -44,16 +48,16 @@ def check(pack: Pack, sees: np.ndarray, dense_limit: int) -> None:  # type: igno
 def test_each_visible_pair_is_computed_once_and_no_other(requests: list[TokenRequest], budget: Budget) -> None:
     plan = plan_packs(requests, budget)
     for pack, paths in zip(plan.packs, plan_paths(plan), strict=True):
-        for dense_limit in LIMITS:
-            check(pack, visible(paths), dense_limit)
+        for limits in LIMITS:
+            check(pack, visible(paths), limits)
 
 
-@pytest.mark.parametrize("dense_limit", [*LIMITS, 1, 20, 10_000])
+@pytest.mark.parametrize("limits", [*LIMITS, Limits(1, 1), Limits(20, 2), Limits(20, 100), Limits(10_000, 0)])
 @pytest.mark.parametrize("tokens", [25, 60, 10_000])
-def test_each_visible_pair_of_a_benchmarks_tree_is_computed_once(tokens: int, dense_limit: int) -> None:
+def test_each_visible_pair_of_a_benchmarks_tree_is_computed_once(tokens: int, limits: Limits) -> None:
     plan = plan_packs(few_shot_requests(50, shared=120, passage=30, own=12), Budget(tokens, 1000))
     for pack, paths in zip(plan.packs, plan_paths(plan), strict=True):
-        check(pack, visible(paths), dense_limit)
+        check(pack, visible(paths), limits)
 
 
 POSITIONS = np.array([0, 1, 2, 3, 4, 3, 4, 5, 2])  # 0-1, below it (2, below it 3-4 and 3-5), and 2
@@ -61,19 +65,36 @@ ENDS = np.array([9, 9, 8, 5, 5, 8, 8, 8, 9])
 
 
 def test_without_masks_there_is_a_block_for_each_node_and_a_level_for_each_depth_of_branching() -> None:
-    plan = plan_attention(POSITIONS, ENDS, 0)
+    plan = plan_attention(POSITIONS, ENDS, Limits())
     assert [(block.start, block.stop) for block in plan.blocks] == [(0, 2), (2, 3), (3, 5), (5, 8), (8, 9)]
     assert all(block.is_chain for block in plan.blocks)
     assert plan.levels == ((Span(2, 9, 0, 2),), (Span(3, 8, 2, 3),))
 
 
 def test_small_subtrees_become_one_masked_block() -> None:
-    assert plan_attention(POSITIONS, ENDS, 7) == AttentionPlan(
+    assert plan_attention(POSITIONS, ENDS, Limits(7)) == AttentionPlan(
         (Block(0, 2, is_chain=True), Block(2, 9, is_chain=False)), ((Span(2, 9, 0, 2),),)
     )
-    assert plan_attention(POSITIONS, ENDS, 9) == AttentionPlan((Block(0, 9, is_chain=False),), ())
+    assert plan_attention(POSITIONS, ENDS, Limits(9)) == AttentionPlan((Block(0, 9, is_chain=False),), ())
+
+
+def test_short_nodes_are_looked_at_by_the_blocks_below_them() -> None:
+    """Of the tree above: 0-1 and 2 are short, so there is no level; what hangs from them looks at them itself."""
+    assert plan_attention(POSITIONS, ENDS, Limits(0, 2)) == AttentionPlan(
+        (
+            Block(0, 2, is_chain=True),
+            Block(2, 3, is_chain=True, above=((0, 2),)),
+            Block(3, 5, is_chain=True, above=((0, 2), (2, 3))),
+            Block(5, 8, is_chain=True, above=((0, 2), (2, 3))),
+            Block(8, 9, is_chain=True, above=((0, 2),)),
+        ),
+        (),
+    )
+    assert plan_attention(POSITIONS, ENDS, Limits(5, 2)) == AttentionPlan(
+        (Block(0, 5, is_chain=False), Block(5, 9, is_chain=False, above=((0, 2), (2, 3)))), ()
+    )
 
 
 def test_a_chain_needs_neither_mask_nor_level() -> None:
-    for dense_limit in LIMITS:
-        assert plan_attention(np.arange(5), np.full(5, 5), dense_limit) == AttentionPlan((Block(0, 5, True),), ())
+    for limits in LIMITS:
+        assert plan_attention(np.arange(5), np.full(5, 5), limits) == AttentionPlan((Block(0, 5, True),), ())

@@ -127,7 +127,7 @@ def test_a_device_that_is_not_there_is_an_error(
     ("bfloat16", "cpu", None, torch.bfloat16),
 ])  # fmt: skip
 def test_dtype(name: str, device: str, stored: torch.dtype | None, expected: torch.dtype) -> None:
-    assert choose_dtype(name, torch.device(device), SimpleNamespace(dtype=stored)) == expected
+    assert choose_dtype(name, torch.device(device), SimpleNamespace(dtype=stored, model_type="llama")) == expected
 
 
 # Loading

@@ -14,6 +14,7 @@ from bench.engine import forward as forward_module
 from bench.engine.attention import reference
 from bench.engine.attention.contract import AttentionInputs, PackLayout
 from bench.engine.forward import PackedForward, PrefixCacheForward
+from bench.engine.levels import Limits
 from bench.engine.pack import TokenRequest
 from bench.engine.selfcheck import TOLERANCE, SelfCheck, check_forward, choose_requests
 
@@ -68,7 +69,7 @@ def test_a_right_forward_passes(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("attend", [causal, trunkless, windowless, scaleless], ids=lambda attend: attend.__name__)
 def test_attention_that_is_wrong_is_caught(attend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(forward_module.BACKENDS, "wrong", (attend, 0))
+    monkeypatch.setitem(forward_module.BACKENDS, "wrong", (attend, Limits()))
     monkeypatch.setattr(reference, "attend", attend)  # what serves layers with a window
     model = tiny_model(WINDOWED if attend is windowless else "llama")
     check = check_forward(PackedForward(model, "wrong"), REQUESTS, "float32")
@@ -77,7 +78,7 @@ def test_attention_that_is_wrong_is_caught(attend: Any, monkeypatch: pytest.Monk
 
 
 def test_attention_that_ignores_the_tree_is_caught_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(forward_module.BACKENDS, "wrong", (causal, 0))
+    monkeypatch.setitem(forward_module.BACKENDS, "wrong", (causal, Limits()))
     model = tiny_model("llama").bfloat16()
     assert not check_forward(PackedForward(model, "wrong"), REQUESTS, "bfloat16").is_passed
 
@@ -94,8 +95,9 @@ def test_wrong_positions_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check_forward(PackedForward(model, "sdpa"), REQUESTS, "float32").is_passed
 
 
-def test_a_model_that_computes_without_our_attention_is_caught() -> None:
-    """BLOOM accepts an attention function's name and never calls it."""
+def test_a_model_that_computes_without_our_attention_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLOOM accepts an attention function's name and, without a class of ours, never calls it."""
+    monkeypatch.setattr(forward_module, "replacements", lambda _: {})
     assert not check_forward(PackedForward(tiny_model("bloom"), "sdpa"), REQUESTS, "float32").is_passed
 
 

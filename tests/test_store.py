@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_worker import open_folder, score, score_all
+from store_worker import ORDER, open_folder, score, score_all
 
 import bench.disk
 from bench.errors import RunFolderError, StoreError
 from bench.journal import decode, encode, merge, parse
 from bench.records import Score
-from bench.store import find_runs, identity, read_run, run_name
+from bench.store import RunShare, find_runs, identity, read_run, run_name
 
 TESTS = Path(__file__).parent
 
@@ -421,6 +421,84 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(RunFolderError, match="results/run cannot be made: a file of that name is in the way"):
         open_folder(tmp_path / "results")
+
+
+# --- several processes ---
+
+
+def test_shares_are_read_while_they_grow_and_end_in_one_journal(tmp_path, whole):
+    run = tmp_path / "run"
+    with open_folder(tmp_path) as folder:
+        folder.append([failed(7)])
+        with RunShare.join(run, 1) as one, RunShare.join(run, 2) as two:
+            assert list(one.failed) == ["law/7"]
+            one.append([score(number) for number in range(1, 60, 2)])
+            two.append([failed(0)])
+            two.append([score(number) for number in range(0, 60, 2)])
+            one.update({"status": "finished"})  # that is not theirs to say
+            one.fail("broken")
+            one.finish([], {})
+            assert json.loads((run / "run.json").read_bytes())["status"] == "running"
+        assert {one.id for one in read_run(run).scores} == set(ORDER)
+        assert all(one.error is None for one in read_run(run).scores)
+        assert not folder.done
+        folder.take_shares()
+        folder.finish(ORDER, {"metrics": {"acc": {"value": 1.0}}})
+    assert_equals(tmp_path, whole)
+
+
+def test_a_share_that_journals_nothing_leaves_no_file(tmp_path):
+    with open_folder(tmp_path), RunShare.join(tmp_path / "run", None) as share:
+        share.append([score(0)])
+        assert list(share.done) == ["law/0"]
+    assert read_run(tmp_path / "run").scores == ()
+
+
+def test_what_a_crash_left_in_shares_is_kept_and_what_is_damaged_scored_again(tmp_path, whole):
+    run = tmp_path / "run"
+    with open_folder(tmp_path) as folder:
+        folder.append([score(0), score(1)])
+        with RunShare.join(run, 1) as one, RunShare.join(run, 12) as twelve:
+            one.append([score(2), score(3)])
+            twelve.append([score(4), score(5)])
+    file = run / "samples.rank12.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert len(read_run(run).scores) == 5
+    with open_folder(tmp_path) as folder:
+        assert (list(folder.done), folder.num_damaged_lines) == ([f"law/{number}" for number in range(5)], 1)
+        assert not list(run.glob("samples.rank*"))
+        assert (run / "samples.jsonl").read_bytes() == b"".join(encode(score(number)) for number in range(5))
+    score_all(tmp_path)
+    assert_equals(tmp_path, whole)
+
+
+def test_a_finished_run_goes_on_in_shares_alone(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.append([failed(0), failed(1)])
+        folder.finish(["law/0", "law/1"], {"metrics": {"acc": 1}, "verify": {"num_flips": 0}})
+    for is_killed in (True, False):
+        with open_folder(tmp_path) as folder:
+            with RunShare.join(tmp_path / "run", 1) as share:
+                share.append([score(0 if is_killed else 1)])
+            if not is_killed:
+                folder.take_shares()
+                folder.finish(["law/0", "law/1"], {})
+    run = read_run(tmp_path / "run")
+    assert (run.scores, run.info["status"], run.problems) == ((score(0), score(1)), "finished", ())
+    assert not {"metrics", "verify"} & set(run.info)
+
+
+def test_a_run_is_in_use_while_any_process_writes(tmp_path):
+    with open_folder(tmp_path):
+        share = RunShare.join(tmp_path / "run", 1)
+        share.append([score(0)])
+        with pytest.raises(StoreError, match=r"samples\.rank1\.jsonl"):
+            RunShare.join(tmp_path / "run", 1).append([score(1)])
+    with pytest.raises(RunFolderError, match="is in use by another process, which is about to stop"):
+        open_folder(tmp_path)
+    share.close()
+    with open_folder(tmp_path) as folder:
+        assert list(folder.done) == ["law/0"]
 
 
 # --- refused by us ---

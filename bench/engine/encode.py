@@ -7,9 +7,10 @@ of tokens; special tokens are the tokenizer's default, unless the text already s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -30,11 +31,13 @@ class EncodingRules:
         max_length: most tokens a model takes; inputs longer than that are shortened.
         bos: `tokenizer`: whatever the tokenizer adds (lm-eval from 0.4.9.2 on); `never`: no special tokens (before).
         overlong: `drop_shots`: leave out whole shots from the last, then cut; `cut_left`: cut tokens from the left.
+        pll: what a masked language model does not see of the word it is asked about, see `masked.pack`.
     """
 
     max_length: int
     bos: Literal["tokenizer", "never"] = "tokenizer"
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
+    pll: Literal["word_l2r", "original"] = "word_l2r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,21 @@ class _Job:
         yield from map(self.scored, self.continuations)
 
 
-class Encoder:
-    """Encodes prompted samples for one model.
+class Shortened(Protocol):
+    """What a kind of encoder makes of a request before it is cut to size."""
+
+    @property
+    def num_inputs(self) -> int:
+        """Tokens that have to fit `max_length`."""
+
+
+S = TypeVar("S", bound=Shortened)
+
+
+class SampleEncoder(ABC, Generic[S]):
+    """Encodes prompted samples for one model, and leaves shots out of those that do not fit.
+
+    What a request becomes depends on the kind of model; its encoder says so by `_encode_requests` and `_finish`.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -130,18 +146,9 @@ class Encoder:
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._prefix_id: int | None = eos if bos is None else bos
         self._bos_text = None if self._prefix_id is None else tokenizer.decode([self._prefix_id])
-        self._boundaries: Boundaries | None = None
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
-            if self._backend.encode("a").ids[-1:] == self._backend.encode("a", add_special_tokens=False).ids[-1:]:
-                boundaries = Boundaries(self._backend)  # nothing is appended to a text: pieces can be joined
-                self._boundaries = boundaries if boundaries.is_known else None
-
-    @property
-    def is_sharing(self) -> bool:
-        """Whether shared text is encoded once, rather than with each prompt."""
-        return self._boundaries is not None
 
     def encode(self, samples: Sequence[PromptedSample]) -> list[EncodedSample]:
         """Encode samples, shortening those that do not fit `max_length`."""
@@ -156,9 +163,46 @@ class Encoder:
                 pairs[i] = own
         return [self._finish(own[0].prompt, pair, num) for own, pair, num in zip(requests, pairs, dropped, strict=True)]
 
-    def _can_drop(self, requests: Sequence[Request], pairs: Sequence[_Pair]) -> bool:
+    @abstractmethod
+    def _encode_requests(self, requests: Sequence[Sequence[Request]]) -> list[list[S]]:
+        """Encode each sample's requests."""
+
+    @abstractmethod
+    def _finish(self, prompt: Prompt, pairs: Sequence[S], num_dropped: int) -> EncodedSample:
+        """Cut one sample's requests to size."""
+
+    def _can_drop(self, requests: Sequence[Request], pairs: Sequence[S]) -> bool:
         is_overlong = any(pair.num_inputs > self._rules.max_length for pair in pairs)
         return is_overlong and self._rules.overlong == "drop_shots" and bool(requests[0].prompt.shots)
+
+    def _gets_special_tokens(self, text: str) -> bool:
+        """Whether the tokenizer's special tokens are due to a whole text."""
+        has_bos = bool(self._bos_text) and text.startswith(self._bos_text or "")
+        return self._rules.bos == "tokenizer" and not has_bos
+
+    def _encode_batch(self, texts: Iterable[str], adds_special: bool) -> list[Ids]:
+        if self._backend is None:
+            found = [self._tokenizer.encode(text, add_special_tokens=adds_special) for text in texts]
+        else:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=adds_special)
+            found = [encoding.ids for encoding in encodings]
+        return [np.array(ids, dtype=np.uint32) for ids in found]
+
+
+class Encoder(SampleEncoder[_Pair]):
+    """Encodes prompted samples for a causal model."""
+
+    def __init__(self, tokenizer: Any, rules: EncodingRules) -> None:
+        super().__init__(tokenizer, rules)
+        self._boundaries: Boundaries | None = None
+        if self._backend is not None and _appends_nothing(self._backend):  # pieces can be joined
+            boundaries = Boundaries(self._backend)
+            self._boundaries = boundaries if boundaries.is_known else None
+
+    @property
+    def is_sharing(self) -> bool:
+        """Whether shared text is encoded once, rather than with each prompt."""
+        return self._boundaries is not None
 
     def _finish(self, prompt: Prompt, pairs: Sequence[_Pair], num_dropped: int) -> EncodedSample:
         limit = self._rules.max_length
@@ -213,7 +257,7 @@ class Encoder:
         """Encode each text, batched."""
         batches: dict[bool, list[_Text]] = {True: [], False: []}
         for text in texts:
-            batches[self._gets_special_tokens(text)].append(text)
+            batches[text.anchor == "" and self._gets_special_tokens(text.text)].append(text)
         anchors = {text.anchor for text in batches[False] if text.anchor}
         length = {anchor: len(ids) for anchor, ids in zip(anchors, self._encode_batch(anchors, False), strict=True)}
         return {
@@ -226,17 +270,10 @@ class Encoder:
             )
         }
 
-    def _gets_special_tokens(self, text: _Text) -> bool:
-        has_bos = bool(self._bos_text) and text.text.startswith(self._bos_text or "")
-        return text.anchor == "" and self._rules.bos == "tokenizer" and not has_bos
 
-    def _encode_batch(self, texts: Iterable[str], adds_special: bool) -> list[Ids]:
-        if self._backend is None:
-            found = [self._tokenizer.encode(text, add_special_tokens=adds_special) for text in texts]
-        else:
-            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=adds_special)
-            found = [encoding.ids for encoding in encodings]
-        return [np.array(ids, dtype=np.uint32) for ids in found]
+def _appends_nothing(backend: Tokenizer) -> bool:
+    ends = [backend.encode("a", add_special_tokens=adds_special).ids[-1:] for adds_special in (True, False)]
+    return ends[0] == ends[1]
 
 
 def _plan_jobs(requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> Iterator[_Job]:

@@ -7,9 +7,10 @@ head        2 × hidden size × vocabulary (what the output embedding holds) × 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bench.engine.pack import Pack
 
@@ -30,6 +31,9 @@ def repays_compiling(score_s: float, device_type: str) -> bool:
     return score_s * SAVED_BY_COMPILING.get(device_type, 0.0) > COMPILE_S
 
 
+_FIRST_NUMBER = re.compile(r"\.(\d+)\.")  # in a parameter's name: its block
+
+
 @dataclass(frozen=True, slots=True)
 class Flops:
     """Floating-point operations of a job, by kind."""
@@ -45,6 +49,13 @@ class Flops:
     def total(self) -> int:
         """All of them."""
         return self.weights + self.attention + self.head
+
+
+class Costing(Protocol):
+    """Counts the operations of a kind of model's packs."""
+
+    def of(self, packs: Iterable[Any]) -> Flops:
+        """Sum over packs; padding is not counted, since it is not needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ def model_cost(model: Any, config: Any) -> Cost:
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     return Cost(
-        per_token=2 * round(sum(_multiplied(name, weight, text) for name, weight in _weights(model))),
+        per_token=2 * round(sum(multiplied(name, weight, text) for name, weight in multiplied_weights(model))),
         per_pair=4 * text.num_hidden_layers * heads * head_size,
         per_row=2 * model.get_output_embeddings().weight.numel(),
     )
@@ -79,25 +90,27 @@ def model_cost(model: Any, config: Any) -> Cost:
 
 def block_shapes(model: Any) -> list[tuple[int, int]]:
     """Shapes (out, in) of the weights of the first repeated block, for measuring the rate of matrix products."""
-    matrices = [(name, weight) for name, weight in _weights(model) if weight.ndim == 2]
-    first = [tuple(weight.shape) for name, weight in matrices if ".0." in name]
-    return [(rows, columns) for rows, columns in first or [tuple(weight.shape) for _, weight in matrices]]
+    matrices = [(name, weight) for name, weight in multiplied_weights(model) if weight.ndim == 2]
+    numbers = [_FIRST_NUMBER.search(name) for name, _ in matrices]
+    first = [weight for (_, weight), number in zip(matrices, numbers, strict=True) if number and number[1] == "0"]
+    return [(weight.shape[0], weight.shape[1]) for weight in first or [weight for _, weight in matrices]]
 
 
-def _weights(model: Any) -> list[tuple[str, Any]]:
-    """The parameters every token is multiplied with: matrices outside the embeddings."""
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    others = ("wpe", "position_embedding", "embed_positions", "norm")  # looked up, or multiplied elementwise
+def multiplied_weights(model: Any) -> list[tuple[str, Any]]:
+    """The parameters every token is multiplied with: matrices outside the embeddings, which are looked up."""
+    head = model.get_output_embeddings()
     return [
-        (name, weight)
-        for name, weight in model.named_parameters()
-        if weight.ndim >= 2 and id(weight) not in embeddings and not any(part in name for part in others)
+        (f"{module_name}.{name}", weight)
+        for module_name, module in model.named_modules()
+        if "Embedding" not in type(module).__name__ and "norm" not in module_name.split(".")[-1] and module is not head
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.ndim >= 2
     ]
 
 
-def _multiplied(name: str, weight: Any, config: Any) -> float:
+def multiplied(name: str, weight: Any, config: Any) -> float:
     """How many of a weight's numbers a token meets: of a mixture's experts, only those it is sent to."""
     num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     if num_experts and ".experts." in name:
-        return float(weight.numel() * config.num_experts_per_tok / num_experts)
+        return float(weight.numel() * getattr(config, "num_experts_per_tok", 1) / num_experts)
     return float(weight.numel())

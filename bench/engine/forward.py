@@ -14,18 +14,18 @@ from bench.engine.attention.contract import AttentionBackend, make_layout, to_de
 from bench.engine.compiling import compile_blocks, suits, uncompile_blocks, uncompiled
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
-from bench.engine.head import NeededRowsHead
-from bench.engine.levels import plan_attention
+from bench.engine.head import needed_rows_head
+from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
 from bench.hf import DynamicCache
 
-BACKENDS: dict[str, tuple[AttentionBackend, int]] = {
-    "reference": (reference.attend, 0),
-    "sdpa": (sdpa.attend, sdpa.DENSE_LIMIT),
-    "varlen": (varlen.attend, 0),
-    "flex": (flex.attend, 0),
+BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
+    "reference": (reference.attend, Limits()),
+    "sdpa": (sdpa.attend, sdpa.LIMITS),
+    "varlen": (varlen.attend, Limits()),
+    "flex": (flex.attend, Limits()),
 }
-"""Attention backends by name, each with the size in tokens below which it prefers a masked block."""
+"""Attention backends by name, each with how it likes a pack's attention to be cut."""
 
 
 class Forward(Protocol):
@@ -34,11 +34,14 @@ class Forward(Protocol):
     num_forwarded: int
     """Tokens sent through the model so far, padding and repetitions included."""
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: Plan[Any]) -> None:
         """Forget the trunk path and get ready for a plan's packs, in order."""
 
-    def logits(self, pack: Pack) -> torch.Tensor:
-        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them."""
+    def logits(self, pack: Any) -> torch.Tensor:
+        """Return fp32 logits, (R, V), of the pack's rows; trunk packs must come before those that hang from them.
+
+        Packs are those that the planner of the model's kind makes.
+        """
 
     def plain(self) -> AbstractContextManager[Any]:
         """Within this context the model, which it yields, computes as transformers made it, all rows of logits."""
@@ -56,8 +59,8 @@ class PackedForward:
     ) -> None:
         self._model = model
         self.compiles = compiles
-        self._head = _needed_rows_head(model)
-        self._backend, self._dense_limit = BACKENDS[attention]
+        self._head = needed_rows_head(model)
+        self._backend, self._limits = BACKENDS[attention]
         self._modified = modified if attention != "flex" else flex.attend
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
@@ -74,7 +77,7 @@ class PackedForward:
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
         device = self._model.device
-        attention = plan_attention(pack.positions, pack.subtree_end, self._dense_limit)
+        attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
         self._head.rows = to_device(pack.rows, device)
         self.num_forwarded += len(pack.tokens)
@@ -123,7 +126,7 @@ class PrefixCacheForward:
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         self._model = model
-        self._head = _needed_rows_head(model)
+        self._head = needed_rows_head(model)
         self._max_batch_tokens = max_batch_tokens
         self._caches: dict[int, DynamicCache] = {}  # by depth at which the trunk pack ends
         self.num_forwarded = 0
@@ -189,15 +192,7 @@ class PrefixCacheForward:
 
 def _paths(pack: Pack) -> list[list[int]]:
     """All root-to-leaf paths of a pack's forest, as places in the pack."""
-    sees = tree_mask(torch.from_numpy(pack.subtree_end), 0, len(pack.tokens))
+    places = torch.arange(len(pack.tokens))
+    sees = tree_mask(torch.from_numpy(pack.subtree_end), places, places)
     leaves = (sees.sum(dim=0) == 1).nonzero().flatten().tolist()
     return [sees[leaf].nonzero().flatten().tolist() for leaf in leaves]
-
-
-def _needed_rows_head(model: Any) -> NeededRowsHead:
-    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, NeededRowsHead):
-        head = NeededRowsHead(head)
-        model.set_output_embeddings(head)
-    return head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -31,7 +33,11 @@ class NeededRowsHead(nn.Module):
         bias = None if self.bias is None else self.bias.float()
         if self.weight.dtype == torch.float32:
             return nn.functional.linear(hidden.float(), self.weight, bias)
-        logits = self._on_cuda(hidden) if hidden.is_cuda else self._widened(hidden.float())
+        is_plain = hidden.is_cuda and type(self.weight) in (
+            torch.Tensor,
+            nn.Parameter,
+        )  # a whole matrix of this process
+        logits = self._on_cuda(hidden) if is_plain else self._widened(hidden.float())
         return logits if bias is None else logits + bias
 
     def _on_cuda(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -44,3 +50,45 @@ class NeededRowsHead(nn.Module):
         """The same by fp32 products, of a part of the vocabulary at a time."""
         parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(self.weight, _VOCABULARY_AT_ONCE)]
         return torch.cat(parts, dim=-1)
+
+
+def needed_rows_head(model: Any) -> NeededRowsHead:
+    """Put a `NeededRowsHead` in place of the model's output embedding, once."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, NeededRowsHead):
+        head = NeededRowsHead(head)
+        model.set_output_embeddings(head)
+    return head
+
+
+class NeededRows:
+    """Asks a model of any kind for the logits of some rows.
+
+    Where its output embedding cannot be replaced, or is not asked (some architectures multiply with other weights),
+    all rows are computed and the needed ones kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        head = model.get_output_embeddings()
+        is_last = (
+            isinstance(head, NeededRowsHead | nn.Linear)
+            and len(head.weight) == model.config.get_text_config().vocab_size
+        )
+        self._head = needed_rows_head(model) if is_last else None
+
+    def ask(self, rows: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:
+        """Call the model on `inputs`; return fp32 logits, (R, V), of `rows` of all it has, and its output."""
+        if self._head is not None:
+            self._head.rows = rows
+        output = self._model(**inputs)
+        logits: torch.Tensor = output.logits
+        if logits.ndim > 2:
+            logits = logits.flatten(0, -2).index_select(0, rows)
+        return logits.float(), output
+
+    def give_back(self) -> Any:
+        """The model, with all rows of logits."""
+        if self._head is not None:
+            self._head.rows = None
+        return self._model

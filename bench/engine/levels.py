@@ -3,30 +3,56 @@
 In depth-first order the descendants of a node are one contiguous range. So tree attention splits, exactly, into
 
 - *blocks*: a range that attends to itself (causally where it is one chain, under the tree's mask where it is a small
-  subtree not worth cutting further), and
-- *levels*: for each node above other tokens, its descendants attend to all of it, with no mask at all; nodes of one
-  level never overlap, so a level can be one variable-length call.
+  subtree not worth cutting further) and to what few tokens of short nodes stand above it, and
+- *levels*: for each long node above other tokens, its descendants attend to all of it, with no mask at all; nodes of
+  one level never overlap, so a level can be one variable-length call.
 
 Every token is in exactly one block, and partial results are merged by their log-sum-exps. What the trunk path above
-the pack contributes is one more unmasked call: all tokens of the pack attend to it.
+the pack contributes is one more unmasked call: all tokens of the pack attend to it. Questions that begin with the same
+two or three words make many short nodes; a level of each would cost a call and a merge over all that hangs from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bench.engine.pack import Ints
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an attention backend prefers.
+
+    Attributes:
+        dense: neighbouring subtrees of together at most so many tokens become one masked block; 0: a block per node.
+        short: nodes of at most so many tokens are attended to by blocks, not by a level of their own.
+    """
+
+    dense: int = 0
+    short: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
-    """Tokens [start, stop) attend to themselves; `is_chain` says that the mask is plain causal."""
+    """Tokens [start, stop) attend to themselves and to the short nodes above them.
+
+    Attributes:
+        start, stop: the block's tokens.
+        is_chain: among themselves the mask is plain causal, and all of them see all that is in `above`.
+        above: the ranges of tokens of short nodes above some of them.
+    """
 
     start: int
     stop: int
     is_chain: bool
+    above: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_above(self) -> int:
+        """Tokens of the short nodes above."""
+        return sum(stop - start for start, stop in self.above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +73,38 @@ class AttentionPlan:
     levels: tuple[tuple[Span, ...], ...]
 
 
-def plan_attention(positions: Ints, subtree_end: Ints, dense_limit: int) -> AttentionPlan:
-    """Plan a pack's attention from its tokens' depths (T,) and subtree ends (T,).
-
-    Neighbouring subtrees of together at most `dense_limit` tokens become one masked block; 0 gives one block per node.
-    """
+def plan_attention(positions: Ints, subtree_end: Ints, limits: Limits) -> AttentionPlan:
+    """Plan a pack's attention from its tokens' depths (T,) and subtree ends (T,)."""
     blocks: list[Block] = []
     levels: dict[int, list[Span]] = {}
-    above: list[int] = []  # ends of the subtrees we are inside of
-    is_open = False  # whether the last block may still take in the next small subtree
+    inside: list[int] = []  # ends of the subtrees of long nodes that we are inside of
+    short: list[tuple[int, int, int]] = []  # start, stop and end of subtree of the short nodes that we are below
+    is_open = False  # whether the last block may still take in what comes next
     for start, stop, end in _segments(positions, subtree_end):
         if blocks and start < blocks[-1].stop:
             continue  # inside a subtree that became one block
-        while above and above[-1] <= start:
-            above.pop()
-        if end - start > dense_limit:
-            blocks.append(Block(start, stop, is_chain=True))
+        while inside and inside[-1] <= start:
+            inside.pop()
+        while short and short[-1][2] <= start:
+            short.pop()
+        above = tuple((first, last) for first, last, _ in short)
+        is_small = end - start <= limits.dense
+        is_short = stop < end and stop - start <= limits.short
+        if is_small or is_short:
+            upto = end if is_small else stop
+            if is_open and upto - blocks[-1].start <= limits.dense:
+                blocks[-1] = replace(blocks[-1], stop=upto, is_chain=False)
+            else:
+                blocks.append(Block(start, upto, stop == upto, above))
+            if not is_small:
+                short.append((start, stop, end))
+            is_open = True
+        else:
+            blocks.append(Block(start, stop, is_chain=True, above=above))
             is_open = False
             if end > stop:
-                levels.setdefault(len(above), []).append(Span(stop, end, start, stop))
-                above.append(end)
-        elif is_open and end - blocks[-1].start <= dense_limit:
-            blocks[-1] = Block(blocks[-1].start, end, is_chain=False)
-        else:
-            blocks.append(Block(start, end, is_chain=stop == end))
-            is_open = True
+                levels.setdefault(len(inside), []).append(Span(stop, end, start, stop))
+                inside.append(end)
     return AttentionPlan(tuple(blocks), tuple(tuple(levels[level]) for level in sorted(levels)))
 
 

@@ -11,11 +11,13 @@ repeats the same forward passes for the others, so that its numbers are the unin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from bench.engine.tree import Ids, PrefixTree, build_tree
 
@@ -37,12 +39,42 @@ class TokenRequest:
     """A request in token ids.
 
     Attributes:
-        inputs: context plus continuation without its last token, (L,).
+        inputs: context plus continuation without its last token, (L,). Kinds of models that read something else say so
+            in a class of their own.
         targets: the continuation's tokens; the logits of the last `len(targets)` inputs predict them.
     """
 
     inputs: Ids
     targets: tuple[int, ...]
+
+    @property
+    def forwarded(self) -> Hashable:
+        """What has to be forwarded; requests with equal ones differ only in what is read from the logits."""
+        return self.inputs.tobytes()
+
+    def shortened(self, head: int, tail: int) -> TokenRequest | None:
+        """The request with at most so many tokens of its two ends; None if what is scored is not among them."""
+        inputs = cut_out_middle(self.inputs, head, tail)
+        return TokenRequest(inputs, self.targets) if len(self.targets) <= len(inputs) else None
+
+
+class AnyPack(Protocol):
+    """What is asked of a pack, whatever the kind of model that takes it; the attributes are `Pack`'s."""
+
+    @property
+    def parent(self) -> int: ...  # noqa: D102
+    @property
+    def num_tokens(self) -> int:
+        """Distinct tokens that the pack adds; those of all packs are the plan's `num_distinct`."""
+
+    @property
+    def rows(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_rows(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_tokens(self) -> Ints: ...  # noqa: D102
+    @property
+    def target_requests(self) -> Ints: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +108,30 @@ class Pack:
     target_requests: Ints
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens it forwards, all of them distinct."""
+        return len(self.tokens)
+
+    @property
     def num_context(self) -> int:
         """Query-key pairs attention has to look at: the work of attention is proportional to it."""
         return int(self.positions.sum()) + len(self.positions)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All packs of a job, in an order in which each trunk precedes what hangs from it."""
+P = TypeVar("P", bound=AnyPack, default=Pack)
 
-    packs: tuple[Pack, ...]
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[P]):
+    """All packs of a job, in an order in which each trunk precedes what hangs from it.
+
+    Attributes:
+        packs: depend on the requests and the budget only.
+        num_logical: tokens if every request were forwarded by itself.
+        num_distinct: tokens that have to be forwarded.
+    """
+
+    packs: tuple[P, ...]
     num_logical: int
     num_distinct: int
 
@@ -96,6 +142,10 @@ class Plan:
             if needed[index] and self.packs[index].parent >= 0:
                 needed[self.packs[index].parent] = True
         return [index for index, is_needed in enumerate(needed) if is_needed]
+
+
+Planner = Callable[[Sequence[Any], Budget], Plan[Any]]
+"""Turns a kind of model's requests into its packs; `plan_packs` is the causal models'."""
 
 
 def plan_packs(requests: Sequence[TokenRequest], budget: Budget) -> Plan:
@@ -249,13 +299,21 @@ def _targets_by_node(tree: PrefixTree, requests: Sequence[TokenRequest]) -> dict
 
 
 def _pack(*, places: Sequence[tuple[int, int, int]], **arrays: object) -> Pack:
-    """Finish a pack: `places` are (place in the pack, target token, request)."""
+    return Pack(**arrays, **index_targets(places))  # type: ignore[arg-type]
+
+
+def index_targets(places: Sequence[tuple[int, int, int]]) -> dict[str, Ints]:
+    """A pack's rows and targets from (place in the pack, target token, request) triples."""
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     rows, target_rows = np.unique(table[:, 0], return_inverse=True)
-    return Pack(
-        **arrays,  # type: ignore[arg-type]
-        rows=rows,
-        target_rows=target_rows.reshape(-1),
-        target_tokens=table[:, 1],
-        target_requests=table[:, 2],
-    )
+    return {
+        "rows": rows,
+        "target_rows": target_rows.reshape(-1),
+        "target_tokens": table[:, 1],
+        "target_requests": table[:, 2],
+    }
+
+
+def cut_out_middle(ids: Ids, head: int, tail: int) -> Ids:
+    """The first `head` and the last `tail` tokens, or all if there are no more."""
+    return ids if len(ids) <= head + tail else np.concatenate((ids[:head], ids[-tail:]))

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from bench.engine.encode import EncodedSample, Encoder
-from bench.engine.pack import Budget, Plan, TokenRequest, plan_packs
+from bench.engine.encode import EncodedSample, SampleEncoder
+from bench.engine.pack import Budget, Plan, Planner, TokenRequest, plan_packs
 from bench.records import PromptedSample
 
 _BLOCK_SAMPLES = 1024  # a block ends at the first change of subject after so many samples
@@ -33,7 +33,7 @@ class Block:
     encoded: tuple[EncodedSample, ...]
     requests: tuple[TokenRequest, ...]
     owners: tuple[tuple[int, int], ...]
-    plan: Plan
+    plan: Plan[Any]
     encode_s: float
     plan_s: float
 
@@ -49,7 +49,11 @@ class Progress(Protocol):
 
 
 def plan_blocks(
-    samples: Sequence[PromptedSample], encoder: Encoder, budget: Future[Budget], progress: Progress
+    samples: Sequence[PromptedSample],
+    encoder: SampleEncoder[Any],
+    budget: Future[Budget],
+    progress: Progress,
+    planner: Planner = plan_packs,
 ) -> Iterator[Block]:
     """Encode and plan samples block by block, each ahead of its use.
 
@@ -70,7 +74,7 @@ def plan_blocks(
             began = time.perf_counter()
             owners = [(i, j) for i, sample in enumerate(encoded) for j in range(len(sample.requests))]
             requests = tuple(encoded[i].requests[j] for i, j in owners)
-            made = plan_packs(requests, chosen)
+            made = planner(requests, chosen)
             progress.plan(made.num_distinct, is_all=number == len(parts))
             yield Block(block, encoded, requests, tuple(owners), made, encode_s, time.perf_counter() - began)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from bench.engine.encode import EncodingRules
 from bench.engine.pack import TokenRequest
+from bench.records import PromptedSample
 
 
 @torch.inference_mode()
@@ -30,3 +33,34 @@ def score_alone(model: Any, requests: Sequence[TokenRequest]) -> list[float]:
         start = len(logprobs) - len(request.targets)
         values.append(sum(float(logprobs[start + i, token]) for i, token in enumerate(request.targets)))
     return values
+
+
+def tokenize(
+    tokenizer: Any,
+    config: Any,  # noqa: ARG001  # other kinds of models need it
+    rules: EncodingRules,
+    sample: PromptedSample,
+) -> tuple[list[TokenRequest], bool]:
+    """Token ids by two calls of the tokenizer, as lm-evaluation-harness makes them, and whether tokens were cut."""
+    text = sample.requests[0].prompt.text
+    context = text.rstrip()
+    adds = adds_special_tokens(tokenizer, rules, text)
+    requests: list[TokenRequest] = []
+    is_cut = False
+    for request in sample.requests:
+        whole = text + request.continuation
+        before = tokenizer.encode(context, add_special_tokens=adds)
+        after = tokenizer.encode(whole, add_special_tokens=adds)[len(before) :]
+        if not context:
+            before = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+            after = tokenizer.encode(whole, add_special_tokens=False)
+        is_cut = is_cut or len(before) + len(after) - 1 > rules.max_length
+        inputs = np.array((before + after)[-(rules.max_length + 1) : -1], dtype=np.uint32)
+        requests.append(TokenRequest(inputs, tuple(after)))
+    return requests, is_cut
+
+
+def adds_special_tokens(tokenizer: Any, rules: EncodingRules, text: str) -> bool:
+    """Whether the tokenizer is to add its special tokens to a text."""
+    starts_with_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return rules.bos != "never" and not starts_with_bos

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.engine.attention.contract import to_device
 from bench.engine.forward import Forward
-from bench.engine.pack import Budget, Pack, Plan, TokenRequest, plan_packs
+from bench.engine.pack import AnyPack, Budget, Plan, Planner, TokenRequest, plan_packs
 from bench.records import Loglikelihood
 
 _ROWS_IN_CACHE = 32  # logits reduced at a time: their several passes then run in the cache
@@ -36,7 +37,7 @@ class PackScored:
 
     outcomes: dict[int, Outcome]
     num_tokens: int
-    pack: Pack | None
+    pack: AnyPack | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,22 @@ class Scorer:
     Attributes:
         forward: how logits are computed.
         budget: what a pack may hold; halved when memory runs out.
+        planner: makes the packs that `forward` takes.
         runs_ahead: whether a pack is started before the one before it is read; for devices that work by themselves.
-        num_halvings: how often memory ran out.
+        may_shrink: False where other processes are in the same forward pass and could not follow: running out of
+            memory is an error then.
+        num_halvings: how often the budget was halved.
     """
 
     forward: Forward
     budget: Budget
+    planner: Planner = plan_packs
     runs_ahead: bool = False
+    may_shrink: bool = True
     num_halvings: int = 0
     _sums: dict[int, list[tuple[float, bool]]] = field(default_factory=dict)
 
-    def score(self, requests: Sequence[TokenRequest], plan: Plan, pending: set[int]) -> Iterator[PackScored]:
+    def score(self, requests: Sequence[TokenRequest], plan: Plan[Any], pending: set[int]) -> Iterator[PackScored]:
         """Score the `pending` requests (indices) of a plan; yields after each pack.
 
         When memory runs out, the budget is halved and what is still pending is planned anew.
@@ -92,22 +98,22 @@ class Scorer:
                 pack = plan.packs[index]
                 outcomes = self._take(pack, read, requests, pending)
                 pending -= outcomes.keys()
-                yield PackScored(outcomes, len(pack.tokens), pack)
+                yield PackScored(outcomes, pack.num_tokens, pack)
             if failed is None:
                 return
             lost = self._shrink(plan, failed, pending)
             pending -= lost
             yield PackScored(dict.fromkeys(lost, "out of memory even in the smallest pack"), 0, None)
-            plan = plan_packs(requests, self.budget)
+            plan = self.planner(requests, self.budget)
 
-    def _run(self, plan: Plan, pending: set[int]) -> Iterator[tuple[int, _Read | None]]:
+    def _run(self, plan: Plan[Any], pending: set[int]) -> Iterator[tuple[int, _Read | None]]:
         """Send the packs that `pending` needs through the model, in order; None, and the end, where memory ran out."""
         under_way: list[tuple[int, _Read | None]] = []
         for index in plan.needed_for(pending):
             try:
                 under_way.append((index, self._start(plan.packs[index])))
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or not self.may_shrink:
                     raise
                 under_way.append((index, None))
                 break
@@ -115,7 +121,9 @@ class Scorer:
                 yield under_way.pop(0)
         yield from under_way
 
-    def _take(self, pack: Pack, read: _Read, requests: Sequence[TokenRequest], pending: set[int]) -> dict[int, Outcome]:
+    def _take(
+        self, pack: AnyPack, read: _Read, requests: Sequence[TokenRequest], pending: set[int]
+    ) -> dict[int, Outcome]:
         """Add a pack's results up; returns the pending requests that they complete."""
         outcomes: dict[int, Outcome] = {}
         for request, value, is_greedy in zip(pack.target_requests.tolist(), *read.wait(), strict=True):
@@ -126,7 +134,7 @@ class Scorer:
         return {request: outcome for request, outcome in outcomes.items() if request in pending}
 
     @torch.inference_mode()
-    def _start(self, pack: Pack) -> _Read:
+    def _start(self, pack: AnyPack) -> _Read:
         """Send a pack through the model, and its results towards the host."""
         logits = self.forward.logits(pack).float()
         if not len(pack.rows):
@@ -144,7 +152,7 @@ class Scorer:
         event.record(torch.cuda.current_stream(logits.device))
         return _Read(values, event)
 
-    def _shrink(self, plan: Plan, index: int, pending: set[int]) -> set[int]:
+    def _shrink(self, plan: Plan[Any], index: int, pending: set[int]) -> set[int]:
         """Halve the budget; return the requests given up because it cannot get smaller."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

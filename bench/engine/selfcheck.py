@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from bench.engine.forward import Forward
-from bench.engine.pack import Budget, TokenRequest, plan_packs
-from bench.engine.plain import score_alone
+from bench.engine.kinds import CAUSAL, Kind
+from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import Scorer
 from bench.records import Loglikelihood
 
-_NUM_REQUESTS = 3
 _HEAD, _TAIL = 24, 20  # tokens kept of a long request's two ends: enough to share, short enough to start soon
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
@@ -36,29 +34,36 @@ class SelfCheck:
         return self.max_difference <= self.tolerance
 
 
-def choose_requests(requests: Sequence[TokenRequest]) -> list[TokenRequest]:
-    """Take a few neighbouring requests with different inputs, shortened: they share a prefix and then part."""
-    chosen: dict[bytes, TokenRequest] = {}
+def choose_requests(requests: Sequence[TokenRequest], num: int = CAUSAL.num_checked) -> list[TokenRequest]:
+    """Take `num` neighbouring requests that forward different tokens, shortened: they share something and then part."""
+    chosen: dict[Hashable, TokenRequest] = {}
     for request in requests:
-        inputs = request.inputs
-        if len(inputs) > _HEAD + _TAIL:
-            inputs = np.concatenate((inputs[:_HEAD], inputs[-_TAIL:]))
-        if len(request.targets) <= len(inputs):
-            chosen.setdefault(inputs.tobytes(), TokenRequest(inputs, request.targets))
-        if len(chosen) == _NUM_REQUESTS:
+        short = request.shortened(_HEAD, _TAIL)
+        if short is not None:
+            chosen.setdefault(short.forwarded, short)
+        if len(chosen) == num:
             break
     return list(chosen.values())
 
 
-def check_forward(forward: Forward, requests: Sequence[TokenRequest], dtype: str) -> SelfCheck:
-    """Score `requests`, chosen by `choose_requests`, with `forward` and alone, and compare; `dtype` is the model's."""
+def check_forward(
+    forward: Forward, requests: Sequence[TokenRequest], dtype: str, kind: Kind[Any] = CAUSAL
+) -> SelfCheck:
+    """Score `requests`, chosen by `choose_requests`, with `forward` and alone, and compare.
+
+    Args:
+        forward: what is checked.
+        requests: what it is checked on.
+        dtype: the model's.
+        kind: the model's.
+    """
     with forward.plain() as model:
-        alone = score_alone(model, requests)
+        alone = kind.score_alone(model, requests)
     num_tokens = sum(len(request.inputs) for request in requests)
-    budget = Budget(tokens=max(16, num_tokens // 2), rows=num_tokens)  # small enough that a trunk is needed
-    scorer = Scorer(forward, budget)
+    budget = Budget(tokens=max(16, int(num_tokens * kind.check_share)), rows=num_tokens)
+    scorer = Scorer(forward, budget, kind.plan)
     found: dict[int, float] = {}
-    for scored in scorer.score(requests, plan_packs(requests, budget), set(range(len(requests)))):
+    for scored in scorer.score(requests, kind.plan(requests, budget), set(range(len(requests)))):
         for index, outcome in scored.outcomes.items():
             found[index] = outcome.value if isinstance(outcome, Loglikelihood) else math.nan
     differences = [

@@ -1,4 +1,4 @@
-"""Loads a causal language model and gets it ready to score."""
+"""Loads a language model and gets it ready to score."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import torch
 
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
-from bench.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from bench.hf import AutoConfig, AutoTokenizer
 from bench.models.files import ModelFiles
+from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"
 _SCALED_FROM = "original_max_position_embeddings"
+_BROKEN_SDPA = {"umt5"}  # with sdpa its decoder sees the tokens that follow, in transformers 5.17
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn a plan's device into one that exists; one that does not is an error, never another device."""
+def choose_device(name: str, rank: int = 0) -> torch.device:
+    """Turn a plan's device into one that exists; one that does not is an error, never another device.
+
+    `auto` gives each of several processes, by its `rank`, a GPU of its own.
+    """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
     index = int(name.partition(":")[2] or 0)
@@ -33,13 +38,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
-    """Turn a plan's dtype into one: `auto` is fp32 on CPU and the checkpoint's half precision, or bf16, on CUDA."""
+    """Turn a plan's dtype into one: `auto` is fp32 on CPU and the checkpoint's half precision, or bf16, on CUDA.
+
+    T5 overflows in fp16, so its half precision is bf16.
+    """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cpu":
         return torch.float32
     stored = getattr(config, "dtype", None)
-    return stored if stored in (torch.bfloat16, torch.float16) else torch.bfloat16
+    return torch.float16 if stored == torch.float16 and not overflows_in_float16(config) else torch.bfloat16
 
 
 def load_config(spec: ModelSpec, files: ModelFiles) -> Any:
@@ -76,12 +84,13 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
         from bench.models.fake import fake_model
 
         return fake_model(config).to(device=device, dtype=dtype)
-    has_softcap = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    needs_eager = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    needs_eager = needs_eager or config.model_type in _BROKEN_SDPA
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = AUTO_CLASSES[settle_kind(spec, config)].from_pretrained(
             files.folder,
             config=config,
-            attn_implementation="eager" if has_softcap else None,  # sdpa, the default, silently leaves soft caps out
+            attn_implementation="eager" if needs_eager else None,  # sdpa, the default, silently leaves soft caps out
             dtype=dtype,
             device_map={"": device} if device.type == "cuda" else None,
             use_safetensors=None if spec.allow_pickle else True,
@@ -119,10 +128,27 @@ def resolve_max_length(config: Any, tokenizer: Any) -> int:
     return int(length) if length is not None and length < _UNSET else _DEFAULT_MAX_LENGTH
 
 
-def build_skeleton(config: Any) -> Any:
-    """Build a model without weights, for counting."""
+def usable_positions(model: Any) -> int | None:
+    """Most tokens of a model that counts positions from its padding token's on, as RoBERTa does; None for others.
+
+    Its table of positions is as long as its configuration says, but the first few are never used.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(len(module.weight) - module.padding_idx - 1)
+    return None
+
+
+def has_relative_positions(config: Any) -> bool:
+    """Whether a model takes any length, and `resolve_max_length` only says what it was trained on, as with T5."""
+    has_table = getattr(config, "max_position_embeddings", None) is not None
+    return getattr(config, "relative_attention_num_buckets", None) is not None and not has_table
+
+
+def build_skeleton(config: Any, kind: str = "causal") -> Any:
+    """Build a model of some kind without weights, for counting."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AUTO_CLASSES[kind].from_config(config)
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
@@ -28,6 +30,10 @@ class TerminalListener:
         self._has_bar = has_bar and sys.stderr.isatty()
         self._progress: Progress | None = None
         self._bar: TaskID = TaskID(0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Where another process speaks for the command, it makes a listener of its own."""
+        return partial(TerminalListener, has_bar=self._has_bar), ()
 
     def say(self, text: str) -> None:
         """Print a line."""

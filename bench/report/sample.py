@@ -26,17 +26,25 @@ def find_score(run: Run, sample_id: str) -> Score:
     raise RunFolderError(f"{run.path} has no sample {sample_id!r} among {len(scores)}{hint}")
 
 
-def render_sample(score: Score, screen: Screen, *, choices: Sequence[str] = (), prompt: str | None = None) -> str:
+def render_sample(
+    score: Score,
+    screen: Screen,
+    *,
+    measure: str = "loglikelihood",
+    choices: Sequence[str] = (),
+    prompt: str | None = None,
+) -> str:
     """One sample's score: each choice's loglikelihood, what was predicted and what is right.
 
     Args:
         score: the sample's line of the journal.
         screen: where this goes.
+        measure: what its loglikelihoods are: `PLL`, where they are none.
         choices: the choices' texts, in order; without them they are numbered only.
         prompt: the context that was scored, shown below.
     """
     lines = [Text.assemble((one_line(score.id), "bold"), f" · {_verdict(score)}")]
-    lines += [Text(), *_choice_table(score, choices, screen)] if score.loglikelihoods else []
+    lines += [Text(), *_choice_table(score, measure, choices, screen)] if score.loglikelihoods else []
     facts = [
         ("subject", score.subject),
         ("error", score.error),
@@ -62,7 +70,7 @@ def _verdict(score: Score) -> str:
     return acc if acc == acc_norm else f"{acc} by acc, {acc_norm} by acc_norm"
 
 
-def _choice_table(score: Score, choices: Sequence[str], screen: Screen) -> list[Text]:
+def _choice_table(score: Score, measure: str, choices: Sequence[str], screen: Screen) -> list[Text]:
     total = math.log(sum(math.exp(value - max(score.loglikelihoods)) for value in score.loglikelihoods))
     shares = [math.exp(value - max(score.loglikelihoods) - total) for value in score.loglikelihoods]
     norms = length_normalised(score.loglikelihoods, score.num_choice_chars)
@@ -72,7 +80,7 @@ def _choice_table(score: Score, choices: Sequence[str], screen: Screen) -> list[
     columns, _ = fit(
         [
             Column("choice", tuple(f"{_letter(i)}  {text}".rstrip() for i, text in enumerate(texts)), 0, False),
-            Column("loglikelihood", tuple(f"{value:.4f}" for value in score.loglikelihoods), style="bold"),
+            Column(measure, tuple(f"{value:.4f}" for value in score.loglikelihoods), style="bold"),
             Column("share %", tuple(percent(share, 1) for share in shares), 3),
             Column("per character", tuple(f"{value:.4f}" for value in norms), 2),
             Column("greedy", tuple("yes" if greedy else "no" for greedy in score.is_greedy), 4),

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from bench.report.tables import describe_task
+from bench.report.tables import describe_task, is_pll
 from bench.report.text import (
     LABEL_WIDTH,
     Screen,
@@ -53,6 +53,7 @@ def _results(run: Run) -> Iterator[tuple[str, str | None]]:
             _joined(
                 _with_stderr(part),
                 _interval(part.get("ci95")),
+                "by PLL" if is_pll(run) else None,
                 f"{count(part.get('num_scored'))} samples ({part.get('average')})",
                 f"chance {percent(part.get('chance'), 0)} %" if part.get("chance") is not None else None,
                 *_counts(part),
@@ -80,6 +81,7 @@ def _what(run: Run) -> Iterator[tuple[str, str | None]]:
     facts = {
         "model": _joined(
             get("model.source"),
+            _labelled("kind", get("model.kind")),
             _labelled("revision", get("model.revision")),
             _parameters(get("model.num_parameters")),
             get("model.dtype"),

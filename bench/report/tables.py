@@ -105,6 +105,11 @@ def headline(run: Run) -> str:
     return str(look_up(run.info, "task.headline") or "acc")
 
 
+def is_pll(run: Run) -> bool:
+    """Whether a run's choices were compared by pseudo-log-likelihoods."""
+    return bool(run.info.get("likelihood") == "pll")
+
+
 def describe_task(run: Run) -> str:
     """`pocket · letter · 5-shot`, and how it was cut down."""
     task: Mapping[str, Any] = run.info.get("task") or {}
@@ -227,6 +232,8 @@ def _labels(block: Sequence[Run], notes: _Footnotes) -> list[str]:
 def _remarks(run: Run) -> list[str]:
     """What a reader of this run's numbers must know."""
     metric, remarks = _metric_of(run), []
+    if is_pll(run):
+        remarks.append("by PLL: the pseudo-log-likelihood of a masked language model, which is no likelihood")
     status, limit = run.info.get("status"), look_up(run.info, "task.limit")
     if status != "finished":
         ending = f"failed: {run.info.get('reason')}" if status == "failed" else "not finished"

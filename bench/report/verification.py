@@ -10,13 +10,14 @@ _NUM_FLIPS_SHOWN = 5
 
 def render_verification(found: Verification) -> str:
     """A few lines: what was compared with what, and how far apart it is."""
+    measure = "PLL" if found.likelihood == "pll" else "loglikelihood"
     ids = [*found.flips[:_NUM_FLIPS_SHOWN], *["…"] * (found.num_flips > _NUM_FLIPS_SHOWN)]
     shown = f" ({', '.join(ids)})" if ids else ""
     num, total = count(found.num_rescored), count(found.num_samples)
     return "\n".join(
         [
             f"the run holds: {num} of {total} samples scored again, plainly, in fp32",
-            f"  largest difference  {found.max_difference:.2e} in loglikelihood (allowed: {found.tolerance:g} a token)",
+            f"  largest difference  {found.max_difference:.2e} in {measure} (allowed: {found.tolerance:g} a token)",
             f"  mean difference     {found.mean_difference:.2e}",
             f"  flips               {count(found.num_flips)}{shown}",
         ]

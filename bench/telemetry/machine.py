@@ -25,11 +25,16 @@ def describe_environment() -> dict[str, Any]:
         **{name.replace("-", "_"): package_version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "cpu": cpu_name(),
-        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cpus": num_cores(),
         "memory_bytes": memory_bytes(),
         **describe_gpus(),
         **_commit(),
     }
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def package_version(name: str) -> str | None:

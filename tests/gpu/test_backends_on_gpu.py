@@ -12,6 +12,7 @@ from attention_cases import PACKS, layout_of, moved, packs_and_paths, random_inp
 from bench.engine.attention import flex, reference, varlen
 from bench.engine.attention.contract import AttentionBackend
 from bench.engine.head import NeededRowsHead
+from bench.engine.levels import Limits
 
 pytestmark = pytest.mark.gpu
 ALLOWED = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 0.03}
@@ -24,7 +25,7 @@ def compare(attend: AttentionBackend, dtype: torch.dtype, device: torch.device, 
     heads, size = shape
     for pack, paths in ODD:
         inputs = random_inputs(pack, heads, size, **features)
-        found = attend(moved(inputs, dtype, device), layout_of(pack, 0, device))
+        found = attend(moved(inputs, dtype, device), layout_of(pack, Limits(), device))
         expected = softmax_by_hand(moved(inputs, dtype, torch.device("cpu")), paths)
         assert found.dtype == dtype
         torch.testing.assert_close(found.cpu().double(), expected, atol=ALLOWED[dtype], rtol=ALLOWED[dtype])
@@ -90,9 +91,9 @@ def test_a_key_bias(device: torch.device, attend: AttentionBackend, features: di
         slopes = torch.tensor([0.5, 0.0625, 0.004, 0.0], dtype=torch.float64)
         bias = slopes[:, None] * torch.arange(pack.prefix_length + len(pack.tokens))
         inputs = random_inputs(pack, (4, 2), 64, key_bias=bias, **features)
-        expected = reference.attend(moved(inputs, torch.bfloat16, torch.device("cpu")), layout_of(pack, 0))
+        expected = reference.attend(moved(inputs, torch.bfloat16, torch.device("cpu")), layout_of(pack, Limits()))
         on_device = random_inputs(pack, (4, 2), 64, key_bias=bias.to(device), **features)
-        found = attend(moved(on_device, torch.bfloat16, device), layout_of(pack, 0, device))
+        found = attend(moved(on_device, torch.bfloat16, device), layout_of(pack, Limits(), device))
         torch.testing.assert_close(found.cpu(), expected, atol=0.03, rtol=0.03)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from bench.engine.levels import AttentionPlan
-from bench.engine.pack import Ints, Pack
+from bench.engine.levels import AttentionPlan, Block
+from bench.engine.pack import Pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,9 @@ class PackLayout:
         positions: depth of each token, (T,).
         subtree_end: end of each token's subtree in the pack, (T,).
         attention: blocks and levels of this pack.
-        masks: for each block that is not a chain, its boolean mask (True = may attend), by block start.
+        keys: for each block that has short nodes above it, the places of its keys: those nodes' and its own, by block
+            start.
+        masks: for each block that is not a chain, its boolean mask over its keys (True = may attend), by block start.
         cache: what a backend derives once for all layers (for example cumulative lengths), by name.
     """
 
@@ -29,6 +33,7 @@ class PackLayout:
     positions: torch.Tensor
     subtree_end: torch.Tensor
     attention: AttentionPlan
+    keys: dict[int, torch.Tensor]
     masks: dict[int, torch.Tensor]
     cache: dict[str, Any]
 
@@ -73,19 +78,26 @@ def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> P
     """Move a pack's layout to `device` and build the masks of its small subtrees."""
     positions = to_device(pack.positions, device)
     subtree_end = to_device(pack.subtree_end, device)
-    masks = {
-        block.start: tree_mask(subtree_end, block.start, block.stop) for block in attention.blocks if not block.is_chain
-    }
-    return PackLayout(pack, positions, subtree_end, attention, masks, {})
+    keys = {block.start: _places(block, device) for block in attention.blocks if block.above}
+    masks = {}
+    for block in attention.blocks:
+        if not block.is_chain:
+            own = torch.arange(block.start, block.stop, device=device)
+            masks[block.start] = tree_mask(subtree_end, own, keys.get(block.start, own))
+    return PackLayout(pack, positions, subtree_end, attention, keys, masks, {})
 
 
-def to_device(values: Ints, device: torch.device) -> torch.Tensor:
-    """Move integers to `device` without waiting for what it is doing: a GPU fetches them from pinned memory."""
+def tree_mask(subtree_end: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the mask of tokens at `queries` over those at `keys`: token i sees j iff j <= i < subtree_end[j]."""
+    return (keys[None, :] <= queries[:, None]) & (queries[:, None] < subtree_end[None, keys])
+
+
+def _places(block: Block, device: torch.device) -> torch.Tensor:
+    ranges = [*block.above, (block.start, block.stop)]
+    return to_device(np.concatenate([np.arange(start, stop) for start, stop in ranges]), device)
+
+
+def to_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Move numbers to `device` without waiting for what it is doing: a GPU fetches them from pinned memory."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def tree_mask(subtree_end: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return the mask of tokens [start, stop) among themselves: token i sees j iff j <= i < subtree_end[j]."""
-    place = torch.arange(start, stop, device=subtree_end.device)
-    return (place[None, :] <= place[:, None]) & (place[:, None] < subtree_end[None, start:stop])

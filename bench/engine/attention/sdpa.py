@@ -13,9 +13,10 @@ import torch
 
 from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionInputs, PackLayout
+from bench.engine.levels import Limits
 from bench.engine.widen import lacks_instructions
 
-DENSE_LIMIT = 96  # tokens; below this one masked call beats several small ones
+LIMITS = Limits(dense=96, short=32)  # one small masked call beats several smaller ones
 
 
 def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
@@ -31,9 +32,18 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     output, lse = torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
     for block in layout.attention.blocks:
         here = slice(block.start, block.stop)
-        mask = layout.masks.get(block.start)
-        part, part_lse = _flash(query[:, :, here], inputs.key[:, here], inputs.value[:, here], inputs.scale, mask)
-        output[:, :, here], lse[:, :, here] = part, part_lse
+        places = layout.keys.get(block.start)
+        key, value = (
+            tensor[:, here] if places is None else tensor.index_select(1, places)
+            for tensor in (inputs.key, inputs.value)
+        )
+        if block.is_chain and block.above:
+            above, own = slice(block.num_above), slice(block.num_above, None)
+            part = _flash(query[:, :, here], key[:, own], value[:, own], inputs.scale, None)
+            merge_(*part, *_visible(query[:, :, here], key[:, above], value[:, above], inputs.scale))
+        else:
+            part = _flash(query[:, :, here], key, value, inputs.scale, layout.masks.get(block.start))
+        output[:, :, here], lse[:, :, here] = part
     for level in layout.attention.levels:
         for span in level:
             there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
