@@ -89,7 +89,7 @@ def run(
     runs_ahead: bool = False,
 ) -> tuple[Scorer, list[PackScored], dict[int, Outcome]]:
     """Score; each request's outcome must come once."""
-    scorer = Scorer(forward, budget, runs_ahead)
+    scorer = Scorer(forward, budget, runs_ahead=runs_ahead)
     wanted = set(range(len(requests))) if pending is None else pending
     scored = list(scorer.score(requests, plan_packs(requests, budget), wanted))
     outcomes: dict[int, Outcome] = {}
@@ -147,7 +147,7 @@ def test_only_what_is_pending_is_scored_and_only_its_packs_are_run(
 def test_one_pack_is_started_before_the_last_one_is_handed_out_and_no_more(runs_ahead: bool) -> None:
     forward = MadeUp()
     plan = plan_packs(REQUESTS, BUDGET)
-    scorer = Scorer(forward, BUDGET, runs_ahead)
+    scorer = Scorer(forward, BUDGET, runs_ahead=runs_ahead)
     started = [forward.calls for _ in scorer.score(REQUESTS, plan, set(range(len(REQUESTS))))]
     num = len(plan.packs)
     assert started == [min(num, done + runs_ahead) for done in range(1, num + 1)]

@@ -101,7 +101,7 @@ def test_one_pack_ahead_gives_the_same_bits(device: torch.device) -> None:
     plan = plan_packs(REQUESTS, BUDGETS[1])
     found: list[dict[int, Outcome]] = []
     for runs_ahead in (False, True):
-        scorer = Scorer(forward, BUDGETS[1], runs_ahead)
+        scorer = Scorer(forward, BUDGETS[1], runs_ahead=runs_ahead)
         found.append({})
         for one in scorer.score(REQUESTS, plan, set(range(len(REQUESTS)))):
             found[-1].update(one.outcomes)
@@ -126,7 +126,7 @@ def test_when_memory_runs_out_packs_are_halved_and_nothing_is_lost(device: torch
     requests = few_shot_requests(VOCAB, shared=20, passage=60, own=200, num_passages=30)
     assert plan_packs(requests, Budget(100_000, 10_000)).num_distinct > 12_000
     expected = plain_loglikelihoods(model, requests)
-    scorer = Scorer(PackedForward(model, "reference"), Budget(100_000, 10_000), runs_ahead)
+    scorer = Scorer(PackedForward(model, "reference"), Budget(100_000, 10_000), runs_ahead=runs_ahead)
     outcomes: dict[int, Outcome] = {}
     for one in scorer.score(requests, plan_packs(requests, scorer.budget), set(range(len(requests)))):
         outcomes.update(one.outcomes)
