@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bench.config import RunPlan
-from bench.engine.estimate import Flops, block_shapes
+from bench.engine.estimate import USUAL_SHARE, Flops, block_shapes
 from bench.engine.memory import Memory, free_bytes
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
@@ -17,9 +17,6 @@ from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session, num_processes
 from bench.telemetry.matmul import MatmulProbe
-
-USUAL_SHARE = 0.7
-"""Share of the floor that scoring usually reaches; the predicted time is the floor divided by it."""
 
 _NUM_MEASUREMENTS = 3  # their median: a small model's products take microseconds, and one may be held up
 

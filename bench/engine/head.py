@@ -13,6 +13,9 @@ _VOCABULARY_AT_ONCE = 16384  # rows of a half-precision head that are widened to
 class NeededRowsHead(nn.Module):
     """Stands in for a model's output embedding: takes the rows of hidden states that are needed and multiplies in fp32.
 
+    All columns are computed, also where a request asks for a single token: its log-probability is its logit less the
+    log-sum-exp of the whole row.
+
     In bf16 the two best of four options tie exactly on a fifth of MMLU's questions when the logits are rounded to bf16;
     the same hidden states multiplied in fp32 give none. A head that is itself quantised multiplies as it does.
     """
@@ -64,9 +67,21 @@ def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     bias = None if bias is None else bias.float()
     if weight.dtype == torch.float32:
         return nn.functional.linear(hidden, weight, bias)
-    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
-    logits = torch.cat(parts, dim=-1)
+    logits = _on_cuda(hidden, weight) if hidden.is_cuda else _widened(hidden, weight)
     return logits if bias is None else logits + bias
+
+
+def _on_cuda(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Tensor cores multiply half precision exactly and sum in fp32; here the sum is not rounded afterwards."""
+    flat = hidden.flatten(0, -2).to(weight.dtype)
+    logits: torch.Tensor = torch.mm(flat, weight.T, out_dtype=torch.float32)
+    return logits.view(*hidden.shape[:-1], len(weight))
+
+
+def _widened(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same by fp32 products, of a part of the vocabulary at a time."""
+    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+    return torch.cat(parts, dim=-1)
 
 
 def needed_rows_head(model: Any) -> NeededRowsHead:
