@@ -26,8 +26,8 @@ LAYERS = [
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.attention engine.attention.* engine.fuse engine.head engine.memory engine.widen engine.forward
-    engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain engine.masked.forward
-    engine.masked.plain engine.kinds engine.selfcheck models models.*""",
+    engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain
+    engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
