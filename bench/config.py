@@ -50,6 +50,8 @@ class ModelSpec(StrictModel):
         adapter: a LoRA adapter to merge into the weights.
         allow_pickle: load weights stored as pickles, which run code when read.
         trust_remote_code: run the model repository's own code.
+        parallel: for a model too large for one GPU: `layers`: its layers over all visible GPUs, in one process;
+            `tensor`: a part of every layer on each, in as many processes.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -62,6 +64,7 @@ class ModelSpec(StrictModel):
     device: str = "auto"
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    parallel: Literal["none", "layers", "tensor"] = "none"
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from bench.job import Job
 from bench.models.fit import estimate_memory
 from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
-from bench.session import Session
+from bench.session import Session, num_processes
 from bench.telemetry.matmul import MatmulProbe
 
 USUAL_SHARE = 0.7
@@ -31,7 +31,8 @@ class Forecast:
     Attributes:
         num_logical: tokens if every request were a forward pass of its own.
         num_distinct: tokens that are forwarded.
-        predicted_s: seconds of scoring, from the rate of matrix products measured now.
+        num_processes: how many would share the work.
+        predicted_s: seconds of scoring, from the rate of matrix products measured now in one process.
         memory: what the weights and the largest pack take on `device`, of which `free_bytes` are free.
     """
 
@@ -47,6 +48,7 @@ class Forecast:
     num_shortened: int
     flops: Flops
     matmul_flops_per_s: float
+    num_processes: int
     predicted_s: float
     memory: Memory
     free_bytes: int
@@ -97,7 +99,8 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         ),
         flops=flops,
         matmul_flops_per_s=rate,
-        predicted_s=flops.total / rate / USUAL_SHARE,
+        num_processes=(num := num_processes(session.spec, session.engine)),
+        predicted_s=flops.total / rate / USUAL_SHARE / num,
         memory=estimate_memory(session, [pack for block in blocks for pack in block.plan.packs]),
         free_bytes=free_bytes(session.device),
         device=str(session.device),

@@ -102,13 +102,13 @@ def run_plan(plan: RunPlan, listener: Listener) -> list[Outcome]:
         RankLostError: one of several processes has ended. Models that were still to come have not been run.
     """
     outcomes: list[Outcome] = []
-    sizes = [(num_processes(spec, plan.engine), spec) for spec in plan.models]
-    for size, group in groupby(sizes, key=lambda sized: sized[0]):
+    teams = [(num_processes(spec, plan.engine), spec.parallel == "tensor") for spec in plan.models]
+    for (size, is_lockstep), group in groupby(zip(teams, plan.models, strict=True), key=lambda pair: pair[0]):
         models = tuple(spec for _, spec in group)
         if size == 1:
             outcomes += _run_models(_Command(plan, listener, ALONE), models)
         else:
-            outcomes += launch(size, _run_rank, plan, listener, models)
+            outcomes += launch(size, _run_rank, plan, listener, models, is_lockstep=is_lockstep)
     return outcomes
 
 

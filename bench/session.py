@@ -39,6 +39,7 @@ from bench.models.local import (
     resolve_max_length,
     usable_positions,
 )
+from bench.models.placement import check_parallel, check_split
 from bench.models.precision import Precision
 from bench.models.quantize import check_quantization, stored_quantization
 from bench.records import PromptedSample
@@ -86,6 +87,12 @@ def num_processes(spec: ModelSpec, engine: EngineSpec) -> int:
         ModelInputError: the plan asks for a number that cannot be had.
     """
     wanted = engine.num_processes
+    if spec.parallel == "layers":
+        if wanted not in ("auto", 1):
+            raise ModelInputError(
+                f"model {spec.name}: parallel layers is one process; engine.num_processes is {wanted}"
+            )
+        return 1
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if spec.device == "cpu" or (spec.device == "auto" and not num_gpus):
         return 1 if wanted == "auto" else wanted
@@ -122,6 +129,9 @@ class Session:
         self.self_check: SelfCheck | None = None
         self._scorer: Scorer | None = None
         self._load_error: ModelLoadError | None = None
+        check_parallel(spec, self.config)
+        if team.is_lockstep:
+            check_split(spec, self.config, team.size)
         self.timing.load_s = time.perf_counter() - began
         if self.config.is_encoder_decoder and self.kind.name == "causal":
             raise ModelInputError(
@@ -203,15 +213,19 @@ class Session:
         began = time.perf_counter()
         reset_peak_rss()
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for device in self.devices:
+                torch.cuda.reset_peak_memory_stats(device)
         else:
             torch.set_num_threads(max(1, num_cores() // self.team.size))
-        model = load_model(self.spec, self.files, self.config, self.device, self.dtype)
+        model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
         if self.adapter is not None:
             is_quantised = self.precision.quantization is not None
             model = apply_adapter(model, self.adapter, self.spec, is_quantised=is_quantised)
         if self.device.type == "cpu":
             keep_freed_memory()  # not sooner: what quantising weights leaves free is the system's
+        waiting = [name for name, where in getattr(model, "hf_device_map", {}).items() if where in ("cpu", "disk")]
+        if waiting and self.device.type == "cuda":
+            self.notes.append(f"the GPUs cannot hold all of the model: {len(waiting)} parts of it wait in host memory")
         if self.is_widened:
             widen(model)
             self.notes.append(
@@ -225,6 +239,18 @@ class Session:
     def is_widened(self) -> bool:
         """Whether half-precision products are made in fp32, for want of instructions."""
         return self.precision.quantization is None and lacks_instructions(self.dtype, self.device)
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """The devices that this process uses."""
+        if self.spec.parallel == "layers" and self.device.type == "cuda":
+            return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        return [self.device]
+
+    @property
+    def num_parts(self) -> int:
+        """How many processes have a part of the weights each."""
+        return self.team.size if self.spec.parallel == "tensor" else 1
 
     def prepare(self) -> None:
         """Everything but the weights, now: what is wrong with a model's own files comes up here."""
@@ -256,8 +282,8 @@ class Session:
             return Budget(*remembered)
         most = _CUDA_MAX_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
         token_bytes = activation_bytes(self.config, self.dtype, self.kind.num_kept(self.config))
-        fitting = int(free_bytes(self.device) * _SHARE_OF_FREE_MEMORY) // token_bytes
-        return Budget(max(SMALLEST_BUDGET, min(most, fitting)), rows)
+        free = min(map(free_bytes, self.devices))
+        return Budget(max(SMALLEST_BUDGET, min(most, int(free * _SHARE_OF_FREE_MEMORY) // token_bytes)), rows)
 
     def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:
         """The model's scorer, checked on a few of `requests` when it is made."""
@@ -278,7 +304,7 @@ class Session:
     def peak_memory_bytes(self) -> int:
         """Most memory held since loading began: on the GPU what torch allocated there, else the process's."""
         if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
+            return sum(torch.cuda.max_memory_allocated(device) for device in self.devices)
         return peak_rss_bytes()
 
     def describe_engine(self) -> dict[str, Any]:
@@ -289,6 +315,7 @@ class Session:
             "attention": self.attention,
             "device": str(self.device),
             "num_processes": self.team.size,
+            "parallel": self.spec.parallel,
             "is_widened": self.is_widened,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,

@@ -25,9 +25,9 @@ LAYERS = [
     engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
-    """engine.attention engine.attention.* engine.fuse engine.head engine.memory engine.widen engine.forward
-    engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain
-    engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
+    """engine.device engine.attention engine.attention.* engine.fuse engine.head engine.memory engine.widen
+    engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
+    engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
@@ -42,6 +42,7 @@ TENSORS = [
     "engine.head",
     "engine.memory",
     "engine.widen",
+    "engine.device",
     "engine.forward",
     "engine.plain",
     "engine.scorer",

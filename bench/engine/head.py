@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,26 +19,54 @@ class NeededRowsHead(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        is_plain = isinstance(head, nn.Linear) and type(head.weight.data) is torch.Tensor
-        self.quantised = None if is_plain and head.weight.is_floating_point() else head  # type: ignore[operator]
-        self.weight: torch.Tensor = getattr(head, "weight", None)  # type: ignore[assignment]  # possibly tied
-        self.bias: torch.Tensor | None = getattr(head, "bias", None)
+        self.head = head
+        weight: Any = getattr(head, "weight", None)
+        is_plain = isinstance(head, nn.Linear) and (type(weight.data) is torch.Tensor or hasattr(weight, "to_local"))
+        self.is_quantised = not (is_plain and weight.is_floating_point())
         self.rows: torch.Tensor | None = None
+
+    @property
+    def weight(self) -> Any:
+        """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
+        return self.head.weight
+
+    @property
+    def bias(self) -> Any:
+        """The model's own bias; None if it has none."""
+        return getattr(self.head, "bias", None)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
-            hidden = hidden.flatten(0, -2).index_select(0, self.rows)
-        if self.quantised is not None:
-            found: torch.Tensor = self.quantised(hidden)
+            hidden = hidden.flatten(0, -2).index_select(0, self.rows.to(hidden.device))
+        if self.is_quantised:
+            found: torch.Tensor = self.head(hidden)
             return found.float()
-        hidden = hidden.float()
-        bias = None if self.bias is None else self.bias.float()
-        if self.weight.dtype == torch.float32:
-            return nn.functional.linear(hidden, self.weight, bias)
-        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(self.weight, _VOCABULARY_AT_ONCE)]
-        logits = torch.cat(parts, dim=-1)
-        return logits if bias is None else logits + bias
+        hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
+        if hook is not None:
+            (hidden,), _ = hook.pre_forward(self.head, hidden)
+        logits = self._multiply(hidden.float())
+        return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
+
+    def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
+        bias = self.bias
+        if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
+            from torch.distributed.tensor import DTensor, Shard  # takes a second to import
+
+            parts = _linear(hidden, self.weight.to_local(), None if bias is None else bias.to_local())
+            placements = [Shard(parts.ndim - 1) if one.is_shard() else one for one in self.weight.placements]
+            return DTensor.from_local(parts, self.weight.device_mesh, placements, run_check=False).full_tensor()
+        return _linear(hidden, self.weight, bias)
+
+
+def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product of fp32 states with a weight of any precision, in fp32."""
+    bias = None if bias is None else bias.float()
+    if weight.dtype == torch.float32:
+        return nn.functional.linear(hidden, weight, bias)
+    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+    logits = torch.cat(parts, dim=-1)
+    return logits if bias is None else logits + bias
 
 
 def needed_rows_head(model: Any) -> NeededRowsHead:

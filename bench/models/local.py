@@ -12,6 +12,7 @@ from bench.errors import ModelInputError, ModelLoadError
 from bench.hf import AutoConfig, AutoTokenizer
 from bench.models.files import ModelFiles
 from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
+from bench.models.placement import is_whole, placement
 from bench.models.quantize import (
     check_quantised,
     loading_options,
@@ -81,8 +82,12 @@ def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
         raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_reason(error)}") from error
 
 
-def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a model's weights to a device.
+def load_model(
+    spec: ModelSpec, files: ModelFiles, config: Any, device: torch.device, dtype: torch.dtype, num_ranks: int = 1
+) -> Any:
+    """Load a model's weights to a device, or to several if the plan says so.
+
+    `num_ranks` processes load it at the same time, and each has a part of every layer if the plan says so.
 
     Raises:
         ModelLoadError: the weights cannot be read, or are not all there.
@@ -101,7 +106,7 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
                 config=config,
                 attn_implementation="eager" if needs_eager else None,  # sdpa, the default, leaves soft caps out
                 dtype=dtype,
-                device_map={"": device} if device.type == "cuda" or is_quantised else None,
+                **placement(spec, device, num_ranks, is_quantised=is_quantised),
                 use_safetensors=None if spec.allow_pickle else True,
                 trust_remote_code=spec.trust_remote_code,
                 ignore_mismatched_sizes=True,  # they are told of below, by name
@@ -116,10 +121,11 @@ def load_model(spec: ModelSpec, files: ModelFiles, config: Any, device: torch.de
             f"model {spec.name} cannot be loaded: its files lack {len(absent)} of the weights that its configuration "
             f"asks for, or hold them in another shape; the first is {absent[0]}"
         )
-    if not is_quantised:
-        return model.to(device).eval()
-    check_quantised(spec, model)
-    multiply_dequantised(model)
+    if is_quantised:
+        check_quantised(spec, model)
+        multiply_dequantised(model)
+    elif is_whole(spec, num_ranks):
+        model.to(device)
     return model.eval()
 
 

@@ -13,6 +13,7 @@ def render_forecast(forecast: Forecast, screen: Screen) -> str:
     fewer = forecast.num_logical / max(1, forecast.num_distinct)
     share = forecast.flops.attention / max(1, forecast.flops.total)
     distinct = count(forecast.num_distinct)
+    shared = f" by {forecast.num_processes} processes" if forecast.num_processes > 1 else ""
     usual = percent(USUAL_SHARE, 0)
     rate = forecast.matmul_flops_per_s
     facts = [
@@ -23,7 +24,7 @@ def render_forecast(forecast: Forecast, screen: Screen) -> str:
         ("work", f"{scaled(forecast.flops.total, 'FLOP')}, {percent(share, 0)} % of it attention"),
         ("machine", f"{scaled(rate, 'FLOP/s')} in {forecast.precision.dtype} matrix products, measured now"),
         ("memory", _memory(forecast)),
-        ("predicted", f"{duration(forecast.predicted_s)} of scoring, at the usual {usual} % of that rate"),
+        ("predicted", f"{duration(forecast.predicted_s)} of scoring{shared}, at the usual {usual} % of that rate"),
     ]
     lines = hanging(screen, Text(), Text.assemble((forecast.model, "bold"), f" · {forecast.task}"))
     for label, text in facts:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout
+from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout
 from bench.hf import AttentionInterface
 
 NAME = "steelyard_packed"
@@ -51,10 +51,17 @@ class TrunkCache:
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    layout: PackLayout
+    layouts: dict[torch.device, PackLayout]
     trunk: TrunkCache
     backend: AttentionBackend
     fallback: AttentionBackend
+
+    def layout_on(self, device: torch.device) -> PackLayout:
+        """The pack's layout on a device: a model's layers may be spread over several."""
+        if device not in self.layouts:
+            known = next(iter(self.layouts.values()))
+            self.layouts[device] = make_layout(known.pack, known.attention, device)
+        return self.layouts[device]
 
 
 _current: ContextVar[_Current] = ContextVar("steelyard_pack")
@@ -68,7 +75,7 @@ def packed(
 
     `fallback` serves layers whose score modification (soft cap, a window that bites) `backend` cannot do.
     """
-    token = _current.set(_Current(layout, trunk, backend, fallback))
+    token = _current.set(_Current({layout.positions.device: layout}, trunk, backend, fallback))
     try:
         yield
     finally:
@@ -100,7 +107,8 @@ def attend(
     (1, Hq, T, D).
     """
     current = _current.get()
-    layout, pack = current.layout, current.layout.pack
+    layout = current.layout_on(query.device)
+    pack = layout.pack
     own_key, own_value = key[0], value[0]
     prefix_key, _ = current.trunk.prefix(module, pack.prefix_length, own_key)
     _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
