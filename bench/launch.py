@@ -90,6 +90,9 @@ def _run_rank(entry: Callable[..., Any], args: tuple[Any, ...], is_lockstep: boo
         sys.exit(128 + signal.SIGINT)
     except OutOfStep as problem:  # an exception like others to the launcher, which stops the ranks that wait
         raise RuntimeError(str(problem)) from None
+    finally:
+        if torch.distributed.is_initialized():  # by transformers, for a model in parts
+            torch.distributed.destroy_process_group()
 
 
 def _stop(*_: object) -> NoReturn:
@@ -119,7 +122,8 @@ def _describe(rank: int, failure: Any, size: int) -> str:
         return f"{who} was told to stop; {_KEPT}"
     said = failure.message
     reason = said.get("message", "") if isinstance(said, dict) else said
-    return f"{who} failed: {' '.join(str(reason).split())}; {_KEPT}"
+    reason = " ".join(str(reason).split()).removeprefix("RuntimeError: ")
+    return f"{who} failed: {reason}; {_KEPT}"
 
 
 @contextmanager

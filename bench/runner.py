@@ -102,13 +102,13 @@ def run_plan(plan: RunPlan, listener: Listener) -> list[Outcome]:
         RankLostError: one of several processes has ended. Models that were still to come have not been run.
     """
     outcomes: list[Outcome] = []
-    sizes = [(num_processes(spec, plan.engine), spec) for spec in plan.models]
-    for size, group in groupby(sizes, key=lambda sized: sized[0]):
+    teams = [(num_processes(spec, plan.engine), spec.parallel == "tensor") for spec in plan.models]
+    for (size, is_lockstep), group in groupby(zip(teams, plan.models, strict=True), key=lambda pair: pair[0]):
         models = tuple(spec for _, spec in group)
         if size == 1:
             outcomes += _run_models(_Command(plan, listener, ALONE), models)
         else:
-            outcomes += launch(size, _run_rank, plan, listener, models)
+            outcomes += launch(size, _run_rank, plan, listener, models, is_lockstep=is_lockstep)
     return outcomes
 
 
@@ -244,9 +244,10 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
     `made_with` is the dtype and the type of device that a run was made with, if it is not the session's.
     """
     dtype, device = made_with or (session.dtype_name, session.device.type)
+    adapter = None if session.adapter is None else session.adapter.fingerprint
     return identity(
         {
-            "model": [session.spec.source, session.files.fingerprint, dtype],
+            "model": [session.spec.source, session.files.fingerprint, dtype, session.spec.quantization, adapter],
             "device": device,
             "task": [job.task.name, job.task.version, job.spec.scoring, job.form.metric],
             "data": job.dataset.checksum,
@@ -269,6 +270,9 @@ def describe_model(session: Session) -> dict[str, object]:
         "architecture": session.config.model_type,
         "kind": session.kind.name,
         "dtype": session.dtype_name,
+        "quantization": session.precision.quantization,
+        "gguf": session.files.stored,
+        "adapter": None if session.adapter is None else session.adapter.describe(),
         "num_parameters": session.num_parameters,
     }
 

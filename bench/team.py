@@ -78,13 +78,13 @@ class Team:
             problem = caught
         code = problem.exit_code if isinstance(problem, SteelyardError) else 1
         report = None if problem is None else [one_line(problem), code]
-        is_stuck = problem is not None and self.is_lockstep
-        reports = self._gather(report, meanwhile, _PATIENCE_S if is_stuck else None)
         if problem is not None:
-            if reports is None:
+            if not self.is_lockstep:
+                self._gather(report, meanwhile)
+            elif not self._do_all_fail(report):
                 raise OutOfStep(one_line(problem)) from problem
             raise problem
-        for rank, other in enumerate(reports or ()):
+        for rank, other in enumerate(self._gather(report, meanwhile) or ()):
             if other is not None:
                 error = SteelyardError(f"rank {rank} of {self.size}: {other[0]}")
                 error.exit_code = other[1]
@@ -118,6 +118,16 @@ class Team:
         if self._store is None:
             return [self._told]
         return [json.loads(self._store.get(f"told/{rank}")) for rank in range(self.size)]
+
+    def _do_all_fail(self, report: Any) -> bool:
+        """Whether the others fail at this point, too, as they do for the same reason, and all can go on together."""
+        if self._gather(report, patience_s=_PATIENCE_S) is None:
+            self._store.set("gone", str(self.rank))
+            return False
+        if self._store.check(["gone"]):  # this rank fails because that one is gone, of which the launcher is to tell
+            time.sleep(_PATIENCE_S)
+            return False
+        return True
 
     def _gather(
         self, value: Any, meanwhile: Callable[[], None] = lambda: None, patience_s: float | None = None

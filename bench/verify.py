@@ -96,7 +96,11 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
     if tolerance is None:
         raise RunFolderError(f"{run.path / RUN_FILE}: model.dtype: {dtype!r} is no dtype; {one_of(dtype, TOLERANCE)}")
     job = prepare_job(plan.tasks[0])
-    model = plan.models[0].model_copy(update={"dtype": "float32", "device": device})
+    is_quantised = run.info["model"].get("quantization") is not None  # its kernels may know one dtype only
+    was = plan.models[0]
+    parallel = "none" if was.parallel == "none" or device != "auto" else "layers"  # this is one process
+    changes = {"dtype": dtype if is_quantised else "float32", "device": device, "parallel": parallel}
+    model = was.model_copy(update=changes)
     session = Session(model, plan.engine.model_copy(update={"attention": "auto"}))
     problems = [*run.problems, *_inconsistencies(run, job), *_changes(run, job, session)]
     scores = {score.id: score for score in run.scores}

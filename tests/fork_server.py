@@ -22,6 +22,7 @@ import bench.launch
 import bench.report.progress
 import bench.report.tables
 import bench.runner  # imports torch and transformers
+import bench.team
 from bench.engine.scorer import Scorer
 from bench.records import Score
 from bench.store import RunShare
@@ -40,6 +41,7 @@ def run(request: dict[str, Any]) -> int:
     if "broken_rank" in request:
         break_rank(request["broken_rank"])
     bench.launch.START_METHOD = "fork"
+    bench.team._PATIENCE_S = 1.0
     code = bench.cli.main(request["argv"])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from runs import Bench, Forks, assert_same_run, only_run, read_info, run_folders, write_plan
+from tiny_kinds import bert_tokenizer, t5_tokenizer, tiny, write_folder
 
 from bench.store import read_run
 
@@ -109,6 +110,26 @@ def test_two_processes_end_with_the_bits_of_one(command: Command, whole: Path) -
     command.output.unlink()
     assert command.run(TWO) == 0
     assert command.output.read_text().startswith("fake · pocket letter 0-shot: finished before, nothing to score\n")
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "masked"])
+def test_other_kinds_of_models_are_shared_as_well(tmp_path: Path, forks: Forks, kind: str) -> None:
+    tokenizer = t5_tokenizer() if kind == "seq2seq" else bert_tokenizer()
+    more = {"max_position_embeddings": 400} if kind == "masked" else {}
+    model = tiny(kind, "t5" if kind == "seq2seq" else "bert", vocab_size=len(tokenizer), **more)
+    folder = write_folder(tmp_path / "model", model, tokenizer)
+    tasks = [{"task": "pocket", "scoring": "cloze", "num_fewshot": 0, "limit": 24}]
+    runs = []
+    for num in (1, 2):
+        (tmp_path / str(num)).mkdir()
+        plan = write_plan(
+            tmp_path / str(num), models=[{"source": str(folder)}], tasks=tasks, num_processes=num, max_batch_tokens=256
+        )
+        output, scored = tmp_path / str(num) / "output", tmp_path / str(num) / "scored"
+        assert forks.wait(forks.start("run", plan, output=output, scored=str(scored))) == 0, output.read_text()
+        runs.append(only_run(tmp_path / str(num) / "results"))
+    assert_same_run(runs[1], runs[0])
+    assert read_info(runs[1])["engine"]["num_processes"] == 2
 
 
 def test_processes_are_started_for_real(tmp_path: Path, cli: Bench) -> None:

@@ -79,7 +79,7 @@ def test_attention_that_is_wrong_is_caught(attend: Any, monkeypatch: pytest.Monk
 def test_attention_that_ignores_the_tree_is_caught_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(forward_module.BACKENDS, "wrong", (causal, Limits()))
     model = tiny_model("llama").bfloat16()
-    assert not check_forward(PackedForward(model, "wrong", attend), REQUESTS, "bfloat16").is_passed
+    assert not check_forward(PackedForward(model, "wrong"), REQUESTS, "bfloat16").is_passed
 
 
 def test_wrong_positions_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,18 @@ def test_in_lockstep_who_fails_alone_ends_and_who_fails_with_all_does_not(monkey
         return team.agree(lambda: next(iter([])))
 
     assert isinstance(on_all(2, alone, is_lockstep=True)[1], OutOfStep)
-    assert [type(e) for e in on_all(2, lambda team: team.agree(lambda: next(iter([]))), is_lockstep=True)] == [
-        StopIteration
-    ] * 2
+
+    def both(team: Team, delay_s: float) -> Any:
+        def action() -> None:
+            time.sleep(delay_s * team.rank)
+            raise KeyError
+
+        return team.agree(action)
+
+    found = on_all(2, lambda team: both(team, 0), is_lockstep=True)
+    assert [type(error) for error in found] == [KeyError] * 2
+    found = on_all(2, lambda team: both(team, 0.5), is_lockstep=True)  # the other fails because the first has gone
+    assert [type(error) for error in found] == [OutOfStep] * 2
 
 
 def test_told_is_what_was_told_last() -> None:

@@ -12,6 +12,7 @@ import torch
 from bench.engine.attention import flex, interface, reference, sdpa, varlen
 from bench.engine.attention.contract import AttentionBackend, make_layout, to_device, tree_mask
 from bench.engine.compiling import compile_blocks, suits, uncompile_blocks, uncompiled
+from bench.engine.device import input_device
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
 from bench.engine.head import needed_rows_head
@@ -76,7 +77,7 @@ class PackedForward:
 
     def logits(self, pack: Pack) -> torch.Tensor:
         """Return fp32 logits, (R, V), of the pack's rows."""
-        device = self._model.device
+        device = input_device(self._model)
         attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
         self._head.rows = to_device(pack.rows, device)
@@ -168,7 +169,7 @@ class PrefixCacheForward:
         self, pack: Pack, paths: list[list[int]], wanted: dict[int, tuple[int, int]], *, keeps: bool
     ) -> torch.Tensor:
         """Score paths (lists of places in the pack) in one right-padded batch; logits in the order of `wanted`."""
-        device = self._model.device
+        device = input_device(self._model)
         longest = max(map(len, paths))
         ids = torch.zeros((len(paths), longest), dtype=torch.long)
         mask = torch.zeros((len(paths), pack.prefix_length + longest), dtype=torch.long)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,39 +17,64 @@ class NeededRowsHead(nn.Module):
     log-sum-exp of the whole row.
 
     In bf16 the two best of four options tie exactly on a fifth of MMLU's questions when the logits are rounded to bf16;
-    the same hidden states multiplied in fp32 give none.
+    the same hidden states multiplied in fp32 give none. A head that is itself quantised multiplies as it does.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.weight: torch.Tensor = head.weight  # type: ignore[assignment]  # the model's own, possibly tied
-        self.bias: torch.Tensor | None = getattr(head, "bias", None)
+        self.head = head
+        weight: Any = getattr(head, "weight", None)
+        is_plain = isinstance(head, nn.Linear) and (type(weight.data) is torch.Tensor or hasattr(weight, "to_local"))
+        self.is_quantised = not (is_plain and weight.is_floating_point())
         self.rows: torch.Tensor | None = None
+
+    @property
+    def weight(self) -> Any:
+        """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
+        return self.head.weight
+
+    @property
+    def bias(self) -> Any:
+        """The model's own bias; None if it has none."""
+        return getattr(self.head, "bias", None)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
-            hidden = hidden.flatten(0, -2).index_select(0, self.rows)
-        bias = None if self.bias is None else self.bias.float()
-        if self.weight.dtype == torch.float32:
-            return nn.functional.linear(hidden.float(), self.weight, bias)
-        is_plain = hidden.is_cuda and type(self.weight) in (
-            torch.Tensor,
-            nn.Parameter,
-        )  # a whole matrix of this process
-        logits = self._on_cuda(hidden) if is_plain else self._widened(hidden.float())
-        return logits if bias is None else logits + bias
+            hidden = hidden.flatten(0, -2).index_select(0, self.rows.to(hidden.device))
+        if self.is_quantised:
+            found: torch.Tensor = self.head(hidden)
+            return found.float()
+        hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
+        if hook is not None:
+            (hidden,), _ = hook.pre_forward(self.head, hidden)
+        logits = self._multiply(hidden)
+        return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
 
-    def _on_cuda(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Tensor cores multiply half precision exactly and sum in fp32; here the sum is not rounded afterwards."""
-        flat = hidden.flatten(0, -2).to(self.weight.dtype)
-        logits: torch.Tensor = torch.mm(flat, self.weight.T, out_dtype=torch.float32)
-        return logits.view(*hidden.shape[:-1], len(self.weight))
+    def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
+        bias = self.bias
+        if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
+            from torch.distributed.tensor import DTensor, Shard  # takes a second to import
 
-    def _widened(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The same by fp32 products, of a part of the vocabulary at a time."""
-        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(self.weight, _VOCABULARY_AT_ONCE)]
-        return torch.cat(parts, dim=-1)
+            parts = _linear(hidden, self.weight.to_local(), None if bias is None else bias.to_local())
+            placements = [Shard(parts.ndim - 1) if one.is_shard() else one for one in self.weight.placements]
+            return DTensor.from_local(parts, self.weight.device_mesh, placements, run_check=False).full_tensor()
+        return _linear(hidden, self.weight, bias)
+
+
+def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product of states with a weight, each of any precision, summed in fp32 and not rounded."""
+    bias = None if bias is None else bias.float()
+    if weight.dtype == torch.float32:
+        return nn.functional.linear(hidden.float(), weight, bias)
+    if hidden.is_cuda and hidden.dtype == weight.dtype:  # tensor cores multiply half precision exactly
+        flat: torch.Tensor = torch.mm(hidden.flatten(0, -2), weight.T, out_dtype=torch.float32)
+        logits = flat.view(*hidden.shape[:-1], len(weight))
+    else:
+        hidden = hidden.float()
+        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+        logits = torch.cat(parts, dim=-1)
+    return logits if bias is None else logits + bias
 
 
 def needed_rows_head(model: Any) -> NeededRowsHead:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.engine.device import input_device
 from bench.engine.encode import EncodingRules
 from bench.engine.pack import TokenRequest
 from bench.records import PromptedSample
@@ -26,7 +27,7 @@ def score_alone(model: Any, requests: Sequence[TokenRequest]) -> list[float]:
     for request in requests:
         key = request.inputs.tobytes()
         if key not in passes:
-            ids = torch.from_numpy(request.inputs.astype("int64")).to(model.device)[None]
+            ids = torch.from_numpy(request.inputs.astype("int64")).to(input_device(model))[None]
             logits = model(input_ids=ids, use_cache=False).logits[0]
             passes[key] = torch.log_softmax(logits[-longest:].double(), dim=-1).cpu()
         logprobs = passes[key]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout
+from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout
 from bench.hf import AttentionInterface
 
 NAME = "steelyard_packed"
@@ -30,12 +30,13 @@ class TrunkCache:
     writes at its own depth, over what an earlier branch left there.
 
     Attributes:
-        key_bias: the model's bias by query head and position of the key, for as many positions as were asked for yet.
+        key_bias: the model's bias by query head and position of the key, by device, for as many positions as were
+            asked for yet.
     """
 
     capacity: int
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
-    key_bias: torch.Tensor | None = None
+    key_bias: dict[torch.device, torch.Tensor] = field(default_factory=dict)
 
     def prefix(self, module: torch.nn.Module, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values, (Hkv, length, D) each, of the path above the current pack."""
@@ -55,10 +56,17 @@ class TrunkCache:
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    layout: PackLayout
+    layouts: dict[torch.device, PackLayout]
     trunk: TrunkCache
     backend: AttentionBackend
     modified: AttentionBackend
+
+    def layout_on(self, device: torch.device) -> PackLayout:
+        """The pack's layout on a device: a model's layers may be spread over several."""
+        if device not in self.layouts:
+            known = next(iter(self.layouts.values()))
+            self.layouts[device] = make_layout(known.pack, known.attention, device)
+        return self.layouts[device]
 
 
 _current: ContextVar[_Current] = ContextVar("steelyard_pack")
@@ -72,7 +80,7 @@ def packed(
 
     `modified` serves layers whose scores are changed (a soft cap, a window that bites), which `backend` cannot do.
     """
-    token = _current.set(_Current(layout, trunk, backend, modified))
+    token = _current.set(_Current({layout.positions.device: layout}, trunk, backend, modified))
     try:
         yield
     finally:
@@ -105,7 +113,8 @@ def attend(
     (1, Hq, T, D).
     """
     current = _current.get()
-    layout, pack = current.layout, current.layout.pack
+    layout = current.layout_on(query.device)
+    pack = layout.pack
     own_key, own_value = key[0], value[0]
     prefix_key, _ = current.trunk.prefix(module, pack.prefix_length, own_key)
     _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
@@ -120,19 +129,19 @@ def attend(
         scale=rule.scale,
         window=rule.window if rule.window is not None and rule.window < layout.depth else None,
         softcap=rule.softcap,
-        key_bias=_key_bias(rule, current) if rule.key_bias else None,
+        key_bias=_key_bias(rule.key_bias, current.trunk, layout) if rule.key_bias else None,
     )
     is_plain = inputs.window is None and inputs.softcap is None
     return (current.backend if is_plain else current.modified)(inputs, layout)[None]
 
 
-def _key_bias(rule: ScoreRule, current: _Current) -> torch.Tensor:
+def _key_bias(make: Callable[[int, torch.device], torch.Tensor], trunk: TrunkCache, layout: PackLayout) -> torch.Tensor:
     """The bias of a pack's keys and those above, (Hq, depth). It is made seldom: making it waits for the device."""
-    trunk, depth = current.trunk, current.layout.depth
-    if trunk.key_bias is None or trunk.key_bias.shape[1] < depth:
-        assert rule.key_bias is not None
-        trunk.key_bias = rule.key_bias(2 * depth, current.layout.positions.device)
-    return trunk.key_bias[:, :depth]
+    device = layout.positions.device
+    known = trunk.key_bias.get(device)
+    if known is None or known.shape[1] < layout.depth:
+        known = trunk.key_bias[device] = make(2 * layout.depth, device)
+    return known[:, : layout.depth]
 
 
 def _attention_forward(

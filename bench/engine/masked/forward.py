@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bench.engine.batches import mask_of
+from bench.engine.device import input_device
 from bench.engine.head import NeededRows
 from bench.engine.masked.pack import MaskedPack
 from bench.engine.pack import Ints, Plan
@@ -62,4 +63,4 @@ class MaskedForward:
         return [0, *changes, len(lengths)]
 
     def _put(self, ints: Ints) -> torch.Tensor:
-        return torch.from_numpy(ints).to(self._model.device)
+        return torch.from_numpy(ints).to(input_device(self._model))

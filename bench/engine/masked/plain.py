@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.engine.device import input_device
 from bench.engine.encode import EncodingRules
 from bench.engine.masked.pack import MaskedRequest
 from bench.engine.plain import adds_special_tokens
@@ -29,7 +30,7 @@ def score_alone(model: Any, requests: Sequence[MaskedRequest]) -> list[float]:
             ids[place:end] = request.mask
             key = (place, ids.tobytes())
             if key not in passes:
-                logits = model(input_ids=torch.from_numpy(ids).to(model.device)[None]).logits[0, place]
+                logits = model(input_ids=torch.from_numpy(ids).to(input_device(model))[None]).logits[0, place]
                 passes[key] = torch.log_softmax(logits.double(), dim=-1).cpu()
             total += float(passes[key][target])
         values.append(total)

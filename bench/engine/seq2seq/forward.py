@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.engine.batches import mask_of
+from bench.engine.device import input_device
 from bench.engine.head import NeededRows
 from bench.engine.pack import Ints, Plan
 from bench.engine.seq2seq.pack import DecoderBatch, Seq2SeqPack
@@ -70,7 +71,7 @@ class Seq2SeqForward:
         return logits
 
     def _put(self, ints: Ints) -> torch.Tensor:
-        return torch.from_numpy(ints).to(self._model.device)
+        return torch.from_numpy(ints).to(input_device(self._model))
 
 
 @dataclass(frozen=True, slots=True)

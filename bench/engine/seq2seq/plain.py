@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.engine.device import input_device
 from bench.engine.encode import EncodingRules
 from bench.engine.plain import adds_special_tokens
 from bench.engine.seq2seq.encode import decoder_start
@@ -27,8 +28,8 @@ def score_alone(model: Any, requests: Sequence[Seq2SeqRequest]) -> list[float]:
         key = (request.inputs.tobytes(), request.targets[:-1])
         if key not in passes:
             output = model(
-                input_ids=torch.from_numpy(request.inputs.astype("int64")).to(model.device)[None],
-                decoder_input_ids=torch.tensor([[request.start, *request.targets[:-1]]], device=model.device),
+                input_ids=torch.from_numpy(request.inputs.astype("int64")).to(input_device(model))[None],
+                decoder_input_ids=torch.tensor([[request.start, *request.targets[:-1]]], device=input_device(model)),
                 use_cache=False,
             )
             passes[key] = torch.log_softmax(output.logits[0].double(), dim=-1).cpu()
