@@ -48,7 +48,7 @@ class NeededRowsHead(nn.Module):
         hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
         if hook is not None:
             (hidden,), _ = hook.pre_forward(self.head, hidden)
-        logits = self._multiply(hidden.float())
+        logits = self._multiply(hidden)
         return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
 
     def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -63,25 +63,18 @@ class NeededRowsHead(nn.Module):
 
 
 def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The product of fp32 states with a weight of any precision, in fp32."""
+    """The product of states with a weight, each of any precision, summed in fp32 and not rounded."""
     bias = None if bias is None else bias.float()
     if weight.dtype == torch.float32:
-        return nn.functional.linear(hidden, weight, bias)
-    logits = _on_cuda(hidden, weight) if hidden.is_cuda else _widened(hidden, weight)
+        return nn.functional.linear(hidden.float(), weight, bias)
+    if hidden.is_cuda and hidden.dtype == weight.dtype:  # tensor cores multiply half precision exactly
+        flat: torch.Tensor = torch.mm(hidden.flatten(0, -2), weight.T, out_dtype=torch.float32)
+        logits = flat.view(*hidden.shape[:-1], len(weight))
+    else:
+        hidden = hidden.float()
+        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+        logits = torch.cat(parts, dim=-1)
     return logits if bias is None else logits + bias
-
-
-def _on_cuda(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Tensor cores multiply half precision exactly and sum in fp32; here the sum is not rounded afterwards."""
-    flat = hidden.flatten(0, -2).to(weight.dtype)
-    logits: torch.Tensor = torch.mm(flat, weight.T, out_dtype=torch.float32)
-    return logits.view(*hidden.shape[:-1], len(weight))
-
-
-def _widened(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The same by fp32 products, of a part of the vocabulary at a time."""
-    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
-    return torch.cat(parts, dim=-1)
 
 
 def needed_rows_head(model: Any) -> NeededRowsHead:

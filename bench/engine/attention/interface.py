@@ -30,8 +30,8 @@ class TrunkCache:
     writes at its own depth, over what an earlier branch left there.
 
     Attributes:
-        key_bias: by device, the model's bias by query head and position of the key, for as many positions as were asked
-            for yet.
+        key_bias: the model's bias by query head and position of the key, by device, for as many positions as were
+            asked for yet.
     """
 
     capacity: int
@@ -129,19 +129,19 @@ def attend(
         scale=rule.scale,
         window=rule.window if rule.window is not None and rule.window < layout.depth else None,
         softcap=rule.softcap,
-        key_bias=_key_bias(rule, current.trunk, layout) if rule.key_bias else None,
+        key_bias=_key_bias(rule.key_bias, current.trunk, layout) if rule.key_bias else None,
     )
     is_plain = inputs.window is None and inputs.softcap is None
     return (current.backend if is_plain else current.modified)(inputs, layout)[None]
 
 
-def _key_bias(rule: ScoreRule, trunk: TrunkCache, layout: PackLayout) -> torch.Tensor:
+def _key_bias(make: Callable[[int, torch.device], torch.Tensor], trunk: TrunkCache, layout: PackLayout) -> torch.Tensor:
     """The bias of a pack's keys and those above, (Hq, depth). It is made seldom: making it waits for the device."""
-    device, depth = layout.positions.device, layout.depth
-    if device not in trunk.key_bias or trunk.key_bias[device].shape[1] < depth:
-        assert rule.key_bias is not None
-        trunk.key_bias[device] = rule.key_bias(2 * depth, device)
-    return trunk.key_bias[device][:, :depth]
+    device = layout.positions.device
+    known = trunk.key_bias.get(device)
+    if known is None or known.shape[1] < layout.depth:
+        known = trunk.key_bias[device] = make(2 * layout.depth, device)
+    return known[:, : layout.depth]
 
 
 def _attention_forward(
