@@ -19,14 +19,35 @@ from bench.schema import AutoInt, FilePath, Loc, Many, StrictModel, key_path, lo
 from bench.task import find_task, load_task
 
 
+class AdapterSpec(StrictModel):
+    """A LoRA adapter; `owner/name` is short for `{source: owner/name}`.
+
+    Attributes:
+        source: a hub id, or a local folder.
+        revision: the hub's commit or tag.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, data: Any) -> Any:
+        return {"source": data} if isinstance(data, str) else data
+
+
 class ModelSpec(StrictModel):
     """One model of a plan.
 
     Attributes:
-        source: `embedded`, `fake`, a hub id, or a local folder.
-        name: label in tables; by default the last part of `source`.
+        source: `embedded`, `fake`, a hub id, a local folder, a local .gguf file, or one on the hub
+            (owner/name/file.gguf).
+        name: label in tables; by default the last part of `source`, and of the adapter's.
         kind: how its likelihoods are had; `auto`: as its configuration says.
         revision: the hub's commit or tag.
+        quantization: what linear layers are turned into when they are loaded; checkpoints that are quantised
+            already need nothing said.
+        adapter: a LoRA adapter to merge into the weights.
         allow_pickle: load weights stored as pickles, which run code when read.
         trust_remote_code: run the model repository's own code.
         parallel: for a model too large for one GPU: `layers`: its layers over all visible GPUs, in one process;
@@ -38,6 +59,8 @@ class ModelSpec(StrictModel):
     kind: Literal["auto", "causal", "seq2seq", "masked"] = "auto"
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "torchao-fp8"] = "none"
+    adapter: AdapterSpec | None = None
     device: str = "auto"
     allow_pickle: bool = False
     trust_remote_code: bool = False
@@ -47,7 +70,10 @@ class ModelSpec(StrictModel):
     @classmethod
     def _name(cls, data: Any) -> Any:
         if isinstance(data, dict) and "name" not in data and isinstance(data.get("source"), str):
-            return {**data, "name": data["source"].rstrip("/").split("/")[-1]}
+            adapter = data.get("adapter")
+            adapter = adapter.get("source") if isinstance(adapter, dict) else adapter
+            sources = [source for source in (data["source"], adapter) if isinstance(source, str)]
+            return {**data, "name": "+".join(source.rstrip("/").split("/")[-1] for source in sources)}
         return data
 
     @field_validator("device")
@@ -123,6 +149,7 @@ class EngineSpec(StrictModel):
             it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
         num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
             each visible GPU, one on CPU.
+        memory_check: refuse a model that is estimated not to fit in the device's free memory.
     """
 
     max_batch_tokens: AutoInt = "auto"
@@ -132,6 +159,7 @@ class EngineSpec(StrictModel):
     attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
     pll: Literal["word_l2r", "original"] = "word_l2r"
     num_processes: AutoInt = "auto"
+    memory_check: bool = True
 
 
 class RunPlan(StrictModel):

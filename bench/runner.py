@@ -244,9 +244,10 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
     `made_with` is the dtype and the type of device that a run was made with, if it is not the session's.
     """
     dtype, device = made_with or (session.dtype_name, session.device.type)
+    adapter = None if session.adapter is None else session.adapter.fingerprint
     return identity(
         {
-            "model": [session.spec.source, session.files.fingerprint, dtype],
+            "model": [session.spec.source, session.files.fingerprint, dtype, session.spec.quantization, adapter],
             "device": device,
             "task": [job.task.name, job.task.version, job.spec.scoring, job.form.metric],
             "data": job.dataset.checksum,
@@ -269,6 +270,9 @@ def describe_model(session: Session) -> dict[str, object]:
         "architecture": session.config.model_type,
         "kind": session.kind.name,
         "dtype": session.dtype_name,
+        "quantization": session.precision.quantization,
+        "gguf": session.files.stored,
+        "adapter": None if session.adapter is None else session.adapter.describe(),
         "num_parameters": session.num_parameters,
     }
 

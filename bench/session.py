@@ -18,12 +18,15 @@ from bench.engine.estimate import Costing, block_shapes
 from bench.engine.families import PACKED_MODEL_TYPES
 from bench.engine.forward import Forward, PackedForward
 from bench.engine.kinds import KINDS, Kind
+from bench.engine.memory import activation_bytes, free_bytes
 from bench.engine.pack import Budget, TokenRequest
-from bench.engine.scorer import Scorer
+from bench.engine.scorer import SMALLEST_BUDGET, Scorer
 from bench.engine.selfcheck import SelfCheck, check_forward, choose_requests
 from bench.engine.widen import lacks_instructions, widen
 from bench.errors import InputError, ModelInputError, ModelLoadError
+from bench.models.adapter import Adapter, apply_adapter, locate_adapter
 from bench.models.files import ModelFiles, locate, preparation
+from bench.models.fit import check_fit
 from bench.models.kind import settle_kind
 from bench.models.local import (
     build_skeleton,
@@ -37,9 +40,11 @@ from bench.models.local import (
     usable_positions,
 )
 from bench.models.placement import check_parallel, check_split
+from bench.models.precision import Precision
+from bench.models.quantize import check_quantization, stored_quantization
 from bench.records import PromptedSample
 from bench.team import ALONE, Team
-from bench.telemetry.machine import available_memory_bytes, num_cores, peak_rss_bytes, reset_peak_rss
+from bench.telemetry.machine import num_cores, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
@@ -116,6 +121,7 @@ class Session:
         self.notes: list[str] = []
         began = time.perf_counter()
         self.device = choose_device(spec.device, team.rank)
+        self.adapter: Adapter | None = locate_adapter(spec)
         self.files: ModelFiles = locate(spec)
         self.config = load_config(spec, self.files)
         self.kind: Kind[Any] = KINDS[settle_kind(spec, self.config)]
@@ -131,12 +137,20 @@ class Session:
             raise ModelInputError(
                 f"model {spec.name}: {self.config.model_type} is an encoder-decoder that does not read text"
             )
+        check_quantization(spec, self.config, self.device, self.dtype)
         _ = self.attention  # a backend that does not serve this model is told before weights are loaded
 
     @property
     def dtype_name(self) -> str:
         """`float32`, `bfloat16` or `float16`."""
         return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def precision(self) -> Precision:
+        """What the weights are computed with."""
+        asked = None if self.spec.quantization == "none" else self.spec.quantization
+        quantization = asked or stored_quantization(self.config)
+        return Precision(self.dtype_name, quantization, self.files.stored, self.adapter is not None)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -194,18 +208,24 @@ class Session:
     @cached_property
     def model(self) -> Any:
         """The transformers model, in memory, on its device."""
+        if self.engine.memory_check:
+            check_fit(self)
         began = time.perf_counter()
         reset_peak_rss()
         if self.device.type == "cuda":
-            for device in self._devices:
+            for device in self.devices:
                 torch.cuda.reset_peak_memory_stats(device)
         else:
-            keep_freed_memory()
             torch.set_num_threads(max(1, num_cores() // self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
         waiting = [name for name, where in getattr(model, "hf_device_map", {}).items() if where in ("cpu", "disk")]
         if waiting and self.device.type == "cuda":
             self.notes.append(f"the GPUs cannot hold all of the model: {len(waiting)} parts of it wait in host memory")
+        if self.adapter is not None:
+            is_quantised = self.precision.quantization is not None
+            model = apply_adapter(model, self.adapter, self.spec, is_quantised=is_quantised)
+        if self.device.type == "cpu":
+            keep_freed_memory()  # not sooner: what quantising weights leaves free is the system's
         if self.is_widened:
             widen(model)
             self.notes.append(
@@ -218,14 +238,23 @@ class Session:
     @property
     def is_widened(self) -> bool:
         """Whether half-precision products are made in fp32, for want of instructions."""
-        return lacks_instructions(self.dtype, self.device)
+        return self.precision.quantization is None and lacks_instructions(self.dtype, self.device)
 
     @property
-    def _devices(self) -> list[torch.device]:
+    def devices(self) -> list[torch.device]:
         """The devices that this process uses."""
         if self.spec.parallel == "layers" and self.device.type == "cuda":
             return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
         return [self.device]
+
+    @property
+    def num_parts(self) -> int:
+        """Into how many parts, one a process, the weights are split."""
+        return num_processes(self.spec, self.engine) if self.spec.parallel == "tensor" else 1
+
+    def free_bytes(self) -> int:
+        """Memory that is free on all devices that this process uses."""
+        return sum(free_bytes(device) for device in self.devices)
 
     def prepare(self) -> None:
         """Everything but the weights, now: what is wrong with a model's own files comes up here."""
@@ -255,15 +284,11 @@ class Session:
             return Budget(self.engine.max_batch_tokens, rows)
         if remembered is not None:
             return Budget(*remembered)
-        text = self.config.get_text_config()
-        wide = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-        kept = self.kind.num_kept(self.config)
-        bytes_per_token = torch.finfo(self.dtype).bits // 8 * (16 * text.hidden_size + 4 * wide + kept)
-        if self.device.type == "cuda":
-            free, most = min(torch.cuda.mem_get_info(device)[0] for device in self._devices), _CUDA_MAX_TOKENS
-        else:
-            free, most = available_memory_bytes(), _CPU_TOKENS
-        return Budget(max(64, min(most, int(free * _SHARE_OF_FREE_MEMORY) // bytes_per_token)), rows)
+        most = _CUDA_MAX_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
+        token_bytes = activation_bytes(self.config, self.dtype, self.kind.num_kept(self.config))
+        free = min(free_bytes(device) for device in self.devices)
+        fitting = int(free * _SHARE_OF_FREE_MEMORY) // token_bytes
+        return Budget(max(SMALLEST_BUDGET, min(most, fitting)), rows)
 
     def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:
         """The model's scorer, checked on a few of `requests` when it is made."""
@@ -284,7 +309,7 @@ class Session:
     def peak_memory_bytes(self) -> int:
         """Most memory held since loading began: on the GPU what torch allocated there, else the process's."""
         if self.device.type == "cuda":
-            return sum(torch.cuda.max_memory_allocated(device) for device in self._devices)
+            return sum(torch.cuda.max_memory_allocated(device) for device in self.devices)
         return peak_rss_bytes()
 
     def describe_engine(self) -> dict[str, Any]:

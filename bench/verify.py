@@ -97,8 +97,10 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
         raise RunFolderError(f"{run.path / RUN_FILE}: model.dtype: {dtype!r} is no dtype; {one_of(dtype, TOLERANCE)}")
     job = prepare_job(plan.tasks[0])
     was = plan.models[0]
+    is_quantised = run.info["model"].get("quantization") is not None  # its kernels may know one dtype only
     parallel = "none" if was.parallel == "none" or device != "auto" else "layers"  # this is one process
-    model = was.model_copy(update={"dtype": "float32", "device": device, "parallel": parallel})
+    changes = {"dtype": dtype if is_quantised else "float32", "device": device, "parallel": parallel}
+    model = was.model_copy(update=changes)
     session = Session(model, plan.engine.model_copy(update={"attention": "auto"}))
     problems = [*run.problems, *_inconsistencies(run, job), *_changes(run, job, session)]
     scores = {score.id: score for score in run.scores}

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.disk import write_atomically
 
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))  # the tests' models and requests
 
+import oracle_masked  # noqa: E402
+import oracle_seq2seq  # noqa: E402
 from common import table, verdict  # noqa: E402
 from helpers import few_shot_requests, make_request  # noqa: E402
+from tiny_kinds import MASKED, SEQ2SEQ, tiny  # noqa: E402
 from tiny_models import PACKED, VOCAB, plain_loglikelihoods, score, tiny_model  # noqa: E402
 
 from bench.engine.families import PACKED_MODEL_TYPES, WITH_REPLACEMENTS  # noqa: E402
 from bench.engine.forward import PackedForward  # noqa: E402
+from bench.engine.kinds import KINDS  # noqa: E402
 from bench.engine.pack import Budget, TokenRequest  # noqa: E402
+from bench.engine.scorer import Scorer  # noqa: E402
+from bench.engine.seq2seq.encode import decoder_start  # noqa: E402
 from bench.models.local import resolve_max_length  # noqa: E402
 from bench.records import Loglikelihood  # noqa: E402
 
@@ -69,6 +76,8 @@ _NAMES = {
 }
 _LEARNED = {"gpt2", "gpt_neo", "opt", "gpt_bigcode"}
 _ALIBI = {"bloom", "mpt", "falcon-alibi"}
+_OTHERS = {"seq2seq": SEQ2SEQ, "masked": MASKED}
+_OTHER_HEADER = ["model type", "attention", "largest \\|Δ\\|", "flips"]
 _HEADER = ["architecture", "model type", "attention reached", "positions", "context*", "largest \\|Δ\\|", "flips"]
 
 
@@ -80,6 +89,7 @@ class _Tried:
     difference: float
     num_flips: int
     num_requests: int
+    attention: str = ""
 
 
 def requests() -> list[TokenRequest]:
@@ -101,6 +111,31 @@ def try_family(name: str, asked: Sequence[TokenRequest]) -> _Tried:
         difference = max(difference, *(abs(a - b) for a, b in zip(found, expected, strict=True)))
         num_flips += sum(_best(a) != _best(b) for a, b in zip(_questions(found), _questions(expected), strict=True))
     return _Tried(name, difference, num_flips, len(asked))
+
+
+def try_other(kind: str, name: str) -> _Tried:
+    """Score with an encoder-decoder or a masked language model, in batches and one request (or token) at a time."""
+    model = tiny(kind, name)
+    if kind == "seq2seq":
+        asked: Sequence[Any] = oracle_seq2seq.some_requests(decoder_start(model.config))
+        expected = [value for value, _ in oracle_seq2seq.one_by_one(model, asked)]
+    else:
+        asked = oracle_masked.some_requests()
+        expected = [value for value, _ in oracle_masked.one_by_one(model, asked)]
+    difference, num_flips = 0.0, 0
+    for budget in _BUDGETS:
+        found = [float("nan")] * len(asked)
+        scorer = Scorer(KINDS[kind].build_forward(model, budget.tokens), budget, KINDS[kind].plan)
+        for scored in scorer.score(asked, KINDS[kind].plan(asked, budget), set(range(len(asked)))):
+            for index, outcome in scored.outcomes.items():
+                found[index] = outcome.value if isinstance(outcome, Loglikelihood) else float("nan")
+        difference = max(difference, *(abs(a - b) for a, b in zip(found, expected, strict=True)))
+        contexts = [request.inputs[:5].tobytes() for request in asked]
+        for context in dict.fromkeys(contexts):
+            own = [index for index, other in enumerate(contexts) if other == context]
+            num_flips += _best([found[i] for i in own]) != _best([expected[i] for i in own])
+    attention = str(model.config._attn_implementation)
+    return _Tried(name, difference, num_flips, len(asked), attention)
 
 
 def _questions(values: Sequence[float]) -> Iterator[Sequence[float]]:
@@ -137,11 +172,13 @@ def study(options: argparse.Namespace) -> int:
         print(name, file=sys.stderr)
         tried.append(try_family(name, asked))
     assert {one.name.partition("-")[0] for one in tried} == PACKED_MODEL_TYPES
+    others = {kind: [try_other(kind, name) for name in sorted(names)] for kind, names in _OTHERS.items()}
+    everything = [*tried, *others["seq2seq"], *others["masked"]]
     goals = {
-        f"largest |Δ loglikelihood| ≤ {_LARGEST_DIFFERENCE:g}": max(t.difference for t in tried) <= _LARGEST_DIFFERENCE,
-        "no flip": not any(one.num_flips for one in tried),
+        f"largest |Δ| ≤ {_LARGEST_DIFFERENCE:g}": max(t.difference for t in everything) <= _LARGEST_DIFFERENCE,
+        "no flip": not any(one.num_flips for one in everything),
     }
-    write_atomically(options.page, "\n".join([*_render(tried), ""]).encode())
+    write_atomically(options.page, "\n".join([*_render(tried), "", *_render_others(others), ""]).encode())
     print("\n".join(verdict(goals)))
     return 0 if all(goals.values()) else 1
 
@@ -173,6 +210,30 @@ def _render(tried: Sequence[_Tried]) -> list[str]:
         "backend that can do that; see [architecture.md](architecture.md). Any other causal model of transformers is",
         "scored with a shared prefix cache and padding, which is slower and as exact; a model for which it is not",
         "exact is refused.",
+    ]
+
+
+def _render_others(others: Mapping[str, Sequence[_Tried]]) -> list[str]:
+    seq2seq, masked = (
+        table(_OTHER_HEADER, [[f"`{t.name}`", t.attention, f"{t.difference:.0e}", t.num_flips] for t in others[kind]])
+        for kind in _OTHERS
+    )
+    return [
+        "## Encoder-decoders",
+        "",
+        f"Likewise, {others['seq2seq'][0].num_requests} requests each: contexts of several lengths, options of one to",
+        "five tokens of which some begin alike; in padded batches that share a context's encoder, against plain",
+        "transformers, one request at a time, the decoder's input made from labels. Attention is transformers' own.",
+        "A name with something after a hyphen may be a variant.",
+        "",
+        *seq2seq,
+        "",
+        "## Masked language models",
+        "",
+        f"Likewise, {others['masked'][0].num_requests} requests each, with words of several tokens: the",
+        "pseudo-log-likelihoods in padded batches, against plain transformers, one token at a time.",
+        "",
+        *masked,
     ]
 
 

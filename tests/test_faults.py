@@ -65,7 +65,7 @@ def test_killed_at_ten_random_points_and_continued(tmp_path: Path, forks: Forks)
         write_plan(folder, tasks=tasks, max_batch_tokens=256)
     killed, uninterrupted = (folder / "results" for folder in plans)
     scored, output = tmp_path / "scored", tmp_path / "output"
-    delays = [random.uniform(0, 0.25) for _ in range(10)]
+    delays = [random.uniform(0, 0.1) for _ in range(10)]
     num_batches: list[int] = []
     kept: list[set[str]] = []
     for delay in delays:

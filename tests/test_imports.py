@@ -25,7 +25,8 @@ LAYERS = [
     engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
-    """engine.device engine.attention engine.attention.* engine.fuse engine.head engine.widen engine.forward
+    """engine.device engine.attention engine.attention.* engine.fuse engine.head engine.memory engine.widen
+    engine.forward
     engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain
     engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
     """session scoring""",
@@ -40,6 +41,7 @@ TENSORS = [
     "engine.families.*",
     "engine.fuse",
     "engine.head",
+    "engine.memory",
     "engine.widen",
     "engine.device",
     "engine.forward",
@@ -62,7 +64,7 @@ ALLOWED = {
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
     "pynvml": ["telemetry.machine"],
-    "huggingface_hub": ["rows", "models.files"],
+    "huggingface_hub": ["rows", "models.hub"],
     "datasets": [],
     "lm_eval": [],
     "requests": [],

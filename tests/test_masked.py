@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle_masked import MASK, make_request, one_by_one, some_requests
 from runs import Bench, only_run, read_info, read_lines, write_plan
-from tiny_kinds import MASKED, VOCAB, bert_tokenizer, roberta_tokenizer, tiny, write_folder
+from tiny_kinds import MASKED, bert_tokenizer, roberta_tokenizer, tiny, write_folder
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.engine.encode import EncodingRules
@@ -31,49 +31,7 @@ from bench.records import Loglikelihood, Prompt, PromptedSample, Request, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 EXACT = 1e-4
-MASK = 4
 BUDGETS = [Budget(10_000, 1000), Budget(64, 16), Budget(1, 1)]
-
-
-def make_request(context: Sequence[int], targets: Sequence[int], words: Sequence[int] | None = None) -> MaskedRequest:
-    """A request between [2] and [3]; `words` are the lengths of the continuation's words, of one token by default."""
-    first = len(context) + 1
-    ends = []
-    for length in words or [1] * len(targets):
-        stop = first + len(ends) + length
-        ends += [stop] * length
-    return MaskedRequest(
-        np.array([2, *context, *targets, 3], dtype=np.uint32), tuple(targets), first, tuple(ends), MASK
-    )
-
-
-def some_requests(lengths: Sequence[int] = (37, 30, 30, 12, 80, 5)) -> list[MaskedRequest]:
-    generator = np.random.default_rng(0)
-    requests = []
-    for length in lengths:
-        context = generator.integers(5, VOCAB, length).tolist()
-        for words in ([1], [1], [1, 1], [3], [2, 3], [1, 2]):
-            requests.append(make_request(context, generator.integers(5, VOCAB, sum(words)).tolist(), words))
-    return [*requests, requests[3]]
-
-
-def one_by_one(model: Any, requests: Sequence[MaskedRequest]) -> list[tuple[float, bool]]:
-    """Value and greediness by a forward pass for each token."""
-    model = copy.deepcopy(model)
-    found = []
-    with torch.inference_mode():
-        for request in requests:
-            total, is_greedy = 0.0, True
-            for number, target in enumerate(request.targets):
-                place = request.first + number
-                ids = request.inputs.tolist()
-                for hidden in range(place, request.ends[number]):
-                    ids[hidden] = MASK
-                logits = model(input_ids=torch.tensor([ids])).logits[0, place].double()
-                total += float(torch.log_softmax(logits, dim=-1)[target])
-                is_greedy = is_greedy and int(logits.argmax()) == target
-            found.append((total, is_greedy))
-    return found
 
 
 def check_equal(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle_seq2seq import START, make_request, one_by_one, some_requests
 from runs import Bench, only_run, read_info, read_lines, write_plan
 from tiny_kinds import SEQ2SEQ, VOCAB, bart_tokenizer, t5_tokenizer, tiny, write_folder
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,37 +33,7 @@ from bench.records import Loglikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 EXACT = 1e-4
-START = 0
 BUDGETS = [Budget(10_000, 1000), Budget(64, 16), Budget(1, 1)]
-
-
-def make_request(context: Sequence[int], targets: Sequence[int], start: int = START) -> Seq2SeqRequest:
-    return Seq2SeqRequest(np.array(context, dtype=np.uint32), tuple(targets), start)
-
-
-def some_requests(start: int = START, lengths: Sequence[int] = (37, 30, 30, 12, 80, 5)) -> list[Seq2SeqRequest]:
-    """Options of 1 to 5 tokens of contexts of several lengths; some options start alike, one request comes twice."""
-    generator = np.random.default_rng(0)
-    requests = []
-    for length in lengths:
-        context = generator.integers(5, VOCAB, length).tolist()
-        long = generator.integers(5, VOCAB, 5).tolist()
-        options = [[7], [8], [long[0], 9], long[:3], long, [*long[:2], 11, 12], [13, 14]]
-        requests += [make_request(context, option, start) for option in options]
-    return [*requests, requests[3]]
-
-
-def one_by_one(model: Any, requests: Sequence[Seq2SeqRequest]) -> list[tuple[float, bool]]:
-    """Value and greediness by a forward pass each, with the decoder's input made by transformers from labels."""
-    model = copy.deepcopy(model)
-    found = []
-    with torch.inference_mode():
-        for request in requests:
-            targets = torch.tensor([request.targets])
-            logits = model(input_ids=torch.tensor([request.inputs.tolist()]), labels=targets).logits[0].double()
-            values = torch.log_softmax(logits, dim=-1).gather(1, targets[0][:, None])
-            found.append((float(values.sum()), bool((logits.argmax(-1) == targets[0]).all())))
-    return found
 
 
 def score(

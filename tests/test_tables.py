@@ -86,6 +86,21 @@ def test_a_row_says_what_the_run_found_and_what_it_took():
     assert " ".join(row.split()) == expected
 
 
+@pytest.mark.parametrize(("model", "shown"), [
+    ({"gguf": "Q4_1"}, "fp32 GGUF Q4_1"),
+    ({"dtype": "bfloat16", "quantization": "bnb-4bit", "adapter": {"source": "a/b"}}, "bf16 bnb-4bit +LoRA"),
+    ({"dtype": "float16", "quantization": "gptq-4bit", "gguf": None, "adapter": None}, "fp16 gptq-4bit"),
+])  # fmt: skip
+def test_a_row_says_what_the_weights_are(model, shown):
+    run = make_run()
+    run.info["model"] |= model
+    (row,) = lines_with(render_runs([run], Screen(200)), "SmolLM2")
+    assert f" {shown} " in row
+    text = " ".join(render_run(run, WIDE).split())
+    for part in (model.get("quantization"), model.get("gguf"), model.get("adapter") and "adapter a/b"):
+        assert part is None or part in text
+
+
 def test_a_block_is_headed_by_everything_that_must_be_equal_in_it():
     text = render_runs([make_run(task__subjects=["a", "b"], task__limit=20, lane="generate")], NARROW)
     assert "pocket · letter · 5-shot · lane generate · 2 subjects · 300 samples · limit 20" in text
@@ -135,7 +150,7 @@ def test_numbers_stand_under_each_other(screen):
 def test_what_matters_least_drops_out_first_and_is_named():
     narrow, wide = render_runs([make_run()], NARROW), render_runs([make_run()], WIDE)
     assert "hidden" not in wide
-    assert lines_with(narrow, "hidden") == ["hidden  macro %, n, dtype, peak, questions/s"]
+    assert lines_with(narrow, "hidden") == ["hidden  macro %, n, weights, peak, questions/s"]
     assert "95 %  tokens/s  floor    time" in narrow
     assert "31.42 ± 2.68" in render_runs([make_run()], Screen(44))
 

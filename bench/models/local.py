@@ -13,6 +13,13 @@ from bench.hf import AutoConfig, AutoTokenizer
 from bench.models.files import ModelFiles
 from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 from bench.models.placement import is_whole, placement
+from bench.models.quantize import (
+    check_quantised,
+    loading_options,
+    multiply_dequantised,
+    quiet,
+    stored_quantization,
+)
 
 _DEFAULT_MAX_LENGTH = 2048  # as lm-evaluation-harness, where neither config nor tokenizer says
 _UNSET = int(1e30)  # transformers' model_max_length for "unknown"
@@ -89,20 +96,23 @@ def load_model(
         from bench.models.fake import fake_model
 
         return fake_model(config).to(device=device, dtype=dtype)
+    is_quantised = spec.quantization != "none" or stored_quantization(config) is not None
     needs_eager = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     needs_eager = needs_eager or config.model_type in _BROKEN_SDPA
     try:
-        model, info = AUTO_CLASSES[settle_kind(spec, config)].from_pretrained(
-            files.folder,
-            config=config,
-            attn_implementation="eager" if needs_eager else None,  # sdpa, the default, silently leaves soft caps out
-            dtype=dtype,
-            **placement(spec, device, num_ranks),
-            use_safetensors=None if spec.allow_pickle else True,
-            trust_remote_code=spec.trust_remote_code,
-            ignore_mismatched_sizes=True,  # they are told of below, by name
-            output_loading_info=True,
-        )
+        with quiet():
+            model, info = AUTO_CLASSES[settle_kind(spec, config)].from_pretrained(
+                files.folder,
+                config=config,
+                attn_implementation="eager" if needs_eager else None,  # sdpa, the default, leaves soft caps out
+                dtype=dtype,
+                **placement(spec, device, num_ranks, is_quantised=is_quantised),
+                use_safetensors=None if spec.allow_pickle else True,
+                trust_remote_code=spec.trust_remote_code,
+                ignore_mismatched_sizes=True,  # they are told of below, by name
+                output_loading_info=True,
+                **loading_options(spec, dtype),
+            )
     except Exception as error:
         raise ModelLoadError(f"model {spec.name} cannot be loaded: {_reason(error)}") from error
     absent = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
@@ -111,7 +121,12 @@ def load_model(
             f"model {spec.name} cannot be loaded: its files lack {len(absent)} of the weights that its configuration "
             f"asks for, or hold them in another shape; the first is {absent[0]}"
         )
-    return (model.to(device) if is_whole(spec, num_ranks) else model).eval()
+    if is_quantised:
+        check_quantised(spec, model)
+        multiply_dequantised(model)
+    elif is_whole(spec, num_ranks):
+        model.to(device)
+    return model.eval()
 
 
 def resolve_max_length(config: Any, tokenizer: Any) -> int:

@@ -24,6 +24,8 @@ def check_parallel(spec: ModelSpec, config: Any) -> None:
         raise ModelInputError(f"{where} takes all GPUs that are visible, not device {spec.device}; leave it auto")
     if spec.source == "fake":
         raise ModelInputError(f"{where}: the fake model has no files that could be loaded in parts")
+    if spec.parallel == "tensor" and (spec.quantization != "none" or spec.adapter is not None):
+        raise ModelInputError(f"{where}: what is quantised or adapted on loading cannot be split; use layers")
     if spec.parallel == "tensor" and settle_kind(spec, config) != "causal":
         raise ModelInputError(f"{where} is for causal models, which {config.model_type} is not; use layers")
     if spec.parallel == "tensor" and not getattr(config.get_text_config(), "base_model_tp_plan", None):
@@ -47,13 +49,13 @@ def check_split(spec: ModelSpec, config: Any, num_ranks: int) -> None:
             )
 
 
-def placement(spec: ModelSpec, device: torch.device, num_ranks: int) -> dict[str, Any]:
+def placement(spec: ModelSpec, device: torch.device, num_ranks: int, *, is_quantised: bool = False) -> dict[str, Any]:
     """What `from_pretrained` is to be told of where weights go; `num_ranks` processes load the model together."""
     if spec.parallel == "layers":
         return {"device_map": "auto"}
     if spec.parallel == "tensor" and num_ranks > 1:
         return {"distributed_config": {"tp_plan": "auto", "tp_size": num_ranks}}
-    return {"device_map": {"": device} if device.type == "cuda" else None}
+    return {"device_map": {"": device} if device.type == "cuda" or is_quantised else None}
 
 
 def is_whole(spec: ModelSpec, num_ranks: int) -> bool:

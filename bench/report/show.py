@@ -85,7 +85,15 @@ def _what(run: Run) -> Iterator[tuple[str, str | None]]:
             _labelled("revision", get("model.revision")),
             _parameters(get("model.num_parameters")),
             get("model.dtype"),
+            get("model.quantization"),
+            _labelled("GGUF", get("model.gguf")),
             _labelled("fingerprint", get("model.fingerprint"), 16),
+        ),
+        "adapter": _joined(
+            get("model.adapter.source"),
+            _labelled("revision", get("model.adapter.revision")),
+            _labelled("made for", get("model.adapter.base")),
+            _labelled("fingerprint", get("model.adapter.fingerprint"), 16),
         ),
         "task": _joined(get("task.title"), _labelled("version", get("task.version")), get("task.licence")),
         "data": _joined(

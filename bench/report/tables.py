@@ -29,7 +29,7 @@ from bench.report.text import (
     plural,
     quotient,
     rate,
-    short_dtype,
+    short_precision,
 )
 from bench.store import Run
 
@@ -192,7 +192,7 @@ def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: _Footn
     def column(title: str, texts: Iterable[str], drop: int) -> Column:
         return Column(title, tuple(texts), drop)
 
-    dtypes = [short_dtype(dtype) for dtype in cells("model.dtype")]
+    precisions = [short_precision(run.info.get("model") or {}) for run in rows]
     seconds = cells("timing.score_s")
     shares = [MISSING if share is None else f"{percent(share, 0)} %" for share in cells("floor.share")]
     macros = [look_up(run.info, f"macro.{headline(run)}.value") for run in rows]
@@ -204,7 +204,7 @@ def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: _Footn
         column("95 %", intervals, 4),
         column("macro %", map(percent, macros), 5),
         column("n", [count(_metric_of(run).get("num_scored")) for run in rows], 6),
-        column("dtype", dtypes, 7 if len(set(dtypes)) == 1 else 0),
+        column("weights", precisions, 7 if len(set(precisions)) == 1 else 0),
         column("tokens/s", map(rate, per_token), 3),
         column("questions/s", map(rate, per_question), 9),
         column("floor", shares, 2),
@@ -220,7 +220,7 @@ def _labels(block: Sequence[Run], notes: _Footnotes) -> list[str]:
     names = full if len(set(names)) < len(set(full)) else names
     for path in ("model.revision", "identity"):
         details = [one_line(look_up(run.info, path) or "")[:8] for run in block]
-        rows = [(name, short_dtype(look_up(run.info, "model.dtype"))) for name, run in zip(names, block, strict=True)]
+        rows = [(name, short_precision(run.info.get("model") or {})) for name, run in zip(names, block, strict=True)]
         repeated = {row for row, times in Counter(rows).items() if times > 1}
         names = [f"{row[0]} {d}".rstrip() if row in repeated else row[0] for row, d in zip(rows, details, strict=True)]
     return [

@@ -153,6 +153,13 @@ def short_dtype(dtype: object) -> str:
     return MISSING if dtype is None else known.get(str(dtype), str(dtype))
 
 
+def short_precision(model: Mapping[str, Any]) -> str:
+    """What the weights of run.json's `model` are: `fp32`, `bf16 bnb-4bit`, `fp32 GGUF Q4_1`, `bf16 +LoRA`."""
+    stored = model.get("gguf")
+    parts = [model.get("quantization"), f"GGUF {stored}" if stored else None, "+LoRA" if model.get("adapter") else None]
+    return one_line(" ".join([short_dtype(model.get("dtype")), *(str(part) for part in parts if part)]))
+
+
 def quotient(number: float | None, divisor: float | None) -> float | None:
     """`number / divisor`, None where one is missing or the divisor is 0."""
     return None if number is None or not divisor else number / divisor

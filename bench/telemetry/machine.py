@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,24 @@ def memory_bytes() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory that a process can still get."""
+    """Memory that this process can still get, of the machine and of what its control groups allow it."""
     info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return memory_bytes() // 2
+    lines = info.read_text().splitlines() if info.is_file() else []
+    found = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return min([memory_bytes() // 2 if found is None else found, *_allowed_memory_bytes(Path("/sys/fs/cgroup"))])
+
+
+def _allowed_memory_bytes(root: Path) -> Iterator[int]:
+    """What is left of each limit set on this process's control groups (version 2): containers and batch systems do."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = root / next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+        for group in {root, own, *own.parents}:
+            limit = group / "memory.max"
+            if group.is_relative_to(root) and limit.is_file() and (text := limit.read_text().strip()) != "max":
+                counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                used = int((group / "memory.current").read_text()) - int(counts.get("inactive_file", 0))
+                yield max(0, int(text) - used)
 
 
 def reset_peak_rss() -> None:

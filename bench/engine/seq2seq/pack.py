@@ -187,9 +187,7 @@ def _pack(contexts: Sequence[_Context], budget: Budget) -> Seq2SeqPack:
 def _batches(contexts: Sequence[_Context], budget: Budget) -> Iterator[list[tuple[int, Path]]]:
     """Batches of (context, path), the longest paths first; each row holds keys and values of a whole context."""
     rows = [(number, path) for number, one in enumerate(contexts) for path in one.paths]
-    rows.sort(key=lambda row: -len(row[1]))
-    longest = max((len(one.ids) for one in contexts), default=0)
-    while rows:
-        size = max(1, budget.tokens // max(longest, len(rows[0][1])))
-        yield rows[:size]
-        rows = rows[size:]
+    longest = max([len(one.ids) for one in contexts] + [len(path) for _, path in rows])
+    most = Budget(budget.tokens, rows=max(1, budget.tokens // longest))
+    for group in gather([len(path) for _, path in rows], [1] * len(rows), most):
+        yield [rows[place] for place in group]

@@ -1,0 +1,238 @@
+"""Quantised models: packed scoring of them is exact, they are loaded as the plan says, and what is missing is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import few_shot_requests
+from tiny_models import VOCAB, largest_difference, plain_loglikelihoods, score, tiny_model
+from tokenizer_kinds import tokenizer_of
+
+from bench.config import ModelSpec
+from bench.engine.forward import PackedForward
+from bench.engine.memory import weights_bytes
+from bench.engine.pack import Budget
+from bench.errors import ModelInputError, ModelLoadError
+from bench.models import quantize
+from bench.models.files import locate
+from bench.models.local import build_skeleton, load_config, load_model
+from bench.models.quantize import BYTES_PER_WEIGHT, check_quantization, stored_quantization
+
+CPU = torch.device("cpu")
+ON_CPU = ["bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8"]
+
+
+def tiny(**changes: Any) -> Any:
+    return tiny_model("llama", **{"hidden_size": 128, "intermediate_size": 192, "initializer_range": 0.05, **changes})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    tiny().save_pretrained(folder)
+    tokenizer_of("gpt2").save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path, quantization: str = "none", dtype: torch.dtype = torch.float32) -> Any:
+    spec = ModelSpec.model_validate({"source": str(folder), "name": "mine", "quantization": quantization})
+    found = locate(spec)
+    config = load_config(spec, found)
+    check_quantization(spec, config, CPU, dtype)
+    return load_model(spec, found, config, CPU, dtype)
+
+
+def check_scores(model: Any) -> None:
+    """Packed scores are those of the same model, one request at a time."""
+    requests = few_shot_requests(VOCAB)
+    expected = plain_loglikelihoods(model, requests)
+    for budget in (Budget(1000, 1000), Budget(16, 4)):
+        found = score(PackedForward(model, "sdpa"), requests, budget)
+        assert largest_difference(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("quantization", ON_CPU)
+def test_packed_scores_of_a_quantised_model_are_its_plain_scores(quantization: str, saved: Path) -> None:
+    check_scores(load(saved, quantization))
+
+
+@pytest.mark.parametrize("quantization", ["bnb-4bit", "torchao-int8"])
+@pytest.mark.parametrize("name", ["gptj", "bloom", "gpt_neo", "gpt_neox", "opt", "qwen3_moe"])
+def test_other_families(name: str, quantization: str, tmp_path: Path) -> None:
+    tiny_model(name).save_pretrained(tmp_path)
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    check_scores(load(tmp_path, quantization))
+
+
+@pytest.mark.parametrize("quantization", ON_CPU)
+def test_weights_are_rounded_and_nothing_else_is(quantization: str, saved: Path) -> None:
+    """A quantised layer's product is that of its input, as it is, with weights near the original ones."""
+    model, original = load(saved, quantization), tiny()
+    layer, its = model.model.layers[0].mlp.up_proj, original.model.layers[0].mlp.up_proj
+    with torch.inference_mode():
+        rounded = layer(torch.eye(128)).T - (0 if layer.bias is None else layer.bias[:, None])
+        x = torch.randn(7, 128) * 10
+        assert torch.allclose(layer(x), torch.nn.functional.linear(x, rounded, layer.bias), atol=1e-4)
+    error = ((rounded - its.weight).norm() / its.weight.norm()).item()
+    assert 1e-4 < error < (0.15 if quantization == "bnb-4bit" else 0.04)
+    assert torch.equal(model.lm_head.weight, original.lm_head.weight)
+
+
+@pytest.mark.parametrize("quantization", ON_CPU)
+def test_the_estimate_is_what_a_quantised_model_takes(quantization: str, saved: Path) -> None:
+    def size(tensor: Any) -> int:
+        """Bytes of a tensor with all that belongs to it; what only looks like one says how large it would be."""
+        inside = [getattr(tensor, name, None) for name in ("qdata", "scale", "SCB")]
+        state = getattr(tensor, "quant_state", None)
+        parts = [part for part in [*inside, getattr(state, "absmax", None)] if isinstance(part, torch.Tensor)]
+        own = 0 if any(part is inside[0] for part in parts) else tensor.numel() * tensor.element_size()
+        return own + sum(part.numel() * part.element_size() for part in parts)
+
+    model = load(saved, quantization)
+    taken = sum(size(parameter) for parameter in model.parameters())
+    skeleton = build_skeleton(tiny().config)
+    assert weights_bytes(skeleton, torch.float32, BYTES_PER_WEIGHT[quantization]) == pytest.approx(taken, rel=0.1)
+
+
+@pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit", "torchao-int8"])
+def test_a_checkpoint_that_was_saved_quantised(
+    quantization: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+    from transformers.quantizers import quantizer_torchao
+
+    # What only saving needs: `bench.hf` imports transformers without torchao.
+    monkeypatch.setattr(quantizer_torchao, "flatten_tensor_state_dict", flatten_tensor_state_dict, raising=False)
+    made = load(saved, quantization)
+    made.save_pretrained(tmp_path)
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    model = load(tmp_path)
+    name = {"torchao-int8": "torchao"}.get(quantization, quantization)
+    assert stored_quantization(model.config) == name
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(model(input_ids=ids).logits, made(input_ids=ids).logits, atol=1e-5)
+    check_scores(model)
+    with pytest.raises(ModelInputError) as error:
+        load(tmp_path, "bnb-4bit")
+    assert f"mine: its checkpoint is quantised already ({name})" in str(error.value)
+
+
+def test_a_checkpoint_in_compressed_tensors(tmp_path: Path) -> None:
+    """Eight-bit weights with a scale a row, four of them in a word, as the format has them."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+    from safetensors.torch import load_file, save_file
+
+    tiny().save_pretrained(tmp_path)
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    dense = {}
+    for name in [name for name in weights if name.endswith("_proj.weight")]:
+        scale = weights[name].abs().amax(1, keepdim=True) / 127
+        weights[name.removesuffix("weight") + "weight_scale"] = scale
+        rounded = (weights[name] / scale).round().clamp(-128, 127)
+        dense[name] = rounded * scale
+        weights[name.removesuffix("weight") + "weight_packed"] = pack_to_int32(rounded.to(torch.int8), 8)
+        weights[name.removesuffix("weight") + "weight_shape"] = torch.tensor(rounded.shape)
+        del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    scheme = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": scheme, "input_activations": None}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = load(tmp_path)
+    assert stored_quantization(model.config) == "compressed-tensors"
+    expected = tiny()
+    expected.load_state_dict(expected.state_dict() | dense)
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(model(input_ids=ids).logits, expected(input_ids=ids).logits, atol=1e-4)
+    check_scores(model)
+
+
+def test_a_head_that_is_quantised_is_used_as_it_is(saved: Path) -> None:
+    import bitsandbytes as bnb
+
+    model = load(saved, "bnb-8bit")
+    head = bnb.nn.Linear8bitLt(128, VOCAB, bias=False, has_fp16_weights=False)
+    head.weight = bnb.nn.Int8Params(model.lm_head.weight.data.clone(), requires_grad=False, has_fp16_weights=False)
+    model.set_output_embeddings(head.to("cpu").eval())
+    quantize.multiply_dequantised(model)
+    check_scores(model)
+
+
+def test_a_model_without_layers_that_can_be_quantised_is_refused(tmp_path: Path) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path)  # its layers are of a kind of their own
+    tokenizer_of("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ModelInputError) as error:
+        load(tmp_path, "torchao-int8")
+    assert "mine: none of its layers can be quantised by torchao-int8" in str(error.value)
+
+
+def config_of(**about: Any) -> Any:
+    return SimpleNamespace(quantization_config=about or None)
+
+
+@pytest.mark.parametrize(("about", "name"), [
+    ({}, None),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq-4bit"),
+    ({"quant_method": "awq", "bits": 4}, "awq-4bit"),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "bnb-4bit"),
+    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+    ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "compressed-tensors"),
+])  # fmt: skip
+def test_what_a_checkpoint_is_called(about: dict[str, Any], name: str | None) -> None:
+    assert stored_quantization(config_of(**about)) == name
+
+
+@pytest.mark.parametrize(("asked", "about", "told"), [
+    ("bnb-8bit", {}, 'bnb-8bit needs bitsandbytes: pip install "steelyard[bnb]"'),
+    ("torchao-fp8", {}, 'torchao-fp8 needs torchao: pip install "steelyard[torchao]"'),
+    ("none", {"quant_method": "gptq", "bits": 4}, 'needs gptqmodel and optimum: pip install "steelyard[gptq]"'),
+    ("none", {"quant_method": "awq", "bits": 4}, 'awq-4bit needs gptqmodel: pip install "steelyard[awq]"'),
+    ("none", {"quant_method": "bitsandbytes", "load_in_8bit": True}, 'pip install "steelyard[bnb]"'),
+    ("none", {"quant_method": "compressed-tensors"}, 'pip install "steelyard[compressed-tensors]"'),
+])  # fmt: skip
+def test_a_missing_package_is_told_with_its_command(
+    asked: str, about: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    spec = ModelSpec.model_validate({"source": "someone/mine", "quantization": asked})
+    with pytest.raises(ModelInputError) as error:
+        check_quantization(spec, config_of(**about), CPU, torch.float32)
+    assert str(error.value).startswith("model mine: ")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("source", "asked", "told"), [
+    ("fake", "bnb-8bit", "the fake model cannot be quantised"),
+    ("someone/mine", "torchao-int4", "torchao-int4 needs CUDA and bfloat16; bnb-4bit runs anywhere"),
+])  # fmt: skip
+def test_what_does_not_go_together(source: str, asked: str, told: str) -> None:
+    spec = ModelSpec.model_validate({"source": source, "quantization": asked})
+    with pytest.raises(ModelInputError, match=told):
+        check_quantization(spec, config_of(), CPU, torch.float32)
+
+
+def test_a_quantised_checkpoint_of_an_unknown_method(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "mine"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "eetq"}}))
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert "mine" in str(error.value)
+    assert "\n" not in str(error.value)
