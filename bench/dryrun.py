@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.config import RunPlan
 from bench.engine.estimate import USUAL_SHARE, Flops, block_shapes
-from bench.engine.memory import Memory, free_bytes
+from bench.engine.memory import Memory
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError

@@ -254,8 +254,13 @@ class Session:
 
     @property
     def num_parts(self) -> int:
-        """How many processes have a part of the weights each."""
-        return self.team.size if self.spec.parallel == "tensor" else 1
+        """Into how many parts, one a process, the weights are split."""
+        return num_processes(self.spec, self.engine) if self.spec.parallel == "tensor" else 1
+
+    def free_bytes(self) -> int:
+        """Memory that is free on all devices that this process uses, and in the host for layers that GPUs cannot hold."""
+        places = {*self.devices, torch.device("cpu")} if self.spec.parallel == "layers" else set(self.devices)
+        return sum(map(free_bytes, places))
 
     def prepare(self) -> None:
         """Everything but the weights, now: what is wrong with a model's own files comes up here."""

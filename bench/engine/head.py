@@ -23,9 +23,7 @@ class NeededRowsHead(nn.Module):
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
-        weight: Any = getattr(head, "weight", None)
-        is_plain = isinstance(head, nn.Linear) and (type(weight.data) is torch.Tensor or hasattr(weight, "to_local"))
-        self.is_quantised = not (is_plain and weight.is_floating_point())
+        self.is_quantised = not (isinstance(head, nn.Linear) and _is_plain(head.weight))
         self.rows: torch.Tensor | None = None
 
     @property
