@@ -258,7 +258,7 @@ class Session:
         return num_processes(self.spec, self.engine) if self.spec.parallel == "tensor" else 1
 
     def free_bytes(self) -> int:
-        """Memory that is free on all devices that this process uses, and in the host for layers that GPUs cannot hold."""
+        """Memory that is free on all devices that this process uses, and in the host, where layers may wait."""
         places = {*self.devices, torch.device("cpu")} if self.spec.parallel == "layers" else set(self.devices)
         return sum(map(free_bytes, places))
 
