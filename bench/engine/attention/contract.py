@@ -100,4 +100,4 @@ def _places(block: Block, device: torch.device) -> torch.Tensor:
 def to_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
     """Move numbers to `device` without waiting for what it is doing: a GPU fetches them from pinned memory."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
