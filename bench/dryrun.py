@@ -99,6 +99,6 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         num_processes=(num := num_processes(session.spec, session.engine)),
         predicted_s=flops.total / rate / USUAL_SHARE / num,
         memory=estimate_memory(session, [pack for block in blocks for pack in block.plan.packs]),
-        free_bytes=free_bytes(session.device),
+        free_bytes=session.free_bytes(),
         device=str(session.device),
     )

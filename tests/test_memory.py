@@ -57,7 +57,7 @@ def test_keys_and_values_of_a_trunk() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(ModelSpec(source="embedded", dtype="float32"), EngineSpec())
-    monkeypatch.setattr(fit, "free_bytes", lambda _: 300 << 20)
+    monkeypatch.setattr("bench.session.free_bytes", lambda _: 300 << 20)
     monkeypatch.setattr("bench.session.load_model", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ModelLoadError) as error:
         session.load()
@@ -69,7 +69,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(monkeypatch: pyte
 
 def test_a_model_that_does_not_fit_stops_no_other(cli: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = write_model(tmp_path / "large", lambda model: model.resize_token_embeddings(40_000))
-    monkeypatch.setattr(fit, "free_bytes", lambda _: 10 << 20)
+    monkeypatch.setattr("bench.session.free_bytes", lambda _: 10 << 20)
     models = [{"source": str(large)}, {"source": "fake"}]
     result = cli("run", write_plan(tmp_path, models=models))
     assert result.code == 1
@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_is_needed_and_whether_it_is_there(
     plan = write_plan(tmp_path)
     (line,) = [line for line in cli("run", plan, "--dry-run").out.splitlines() if line.startswith("memory")]
     assert re.search(r"memory +1 MiB of weights \(float32\), \d+ MiB a pack; .* GiB free on cpu$", line)
-    monkeypatch.setattr("bench.dryrun.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("bench.session.free_bytes", lambda _: 1000)
     assert "free on cpu: does not fit" in cli("run", plan, "--dry-run").out
 
 

@@ -174,6 +174,7 @@ def test_a_rank_that_fails_ends_the_others_that_wait_for_it(tmp_path: Path, fork
         ({"parallel": "layers", "device": "cpu"}, {}, "takes all GPUs that are visible, not device cpu; leave it auto"),
         ({"parallel": "tensor", "device": "cpu"}, {}, "takes all GPUs that are visible, not device cpu; leave it auto"),
         ({"parallel": "tensor", "source": "fake"}, {}, "the fake model has no files that could be loaded in parts"),
+        ({"parallel": "tensor", "quantization": "torchao-int8"}, {}, "what is quantised or adapted on loading cannot"),
         ({"parallel": "tensor", "source": "opt"}, {}, "transformers cannot split the layers of opt; use layers"),
         ({"parallel": "tensor"}, {"num_processes": 3}, "its 4 query heads cannot be split evenly among 3 processes"),
         ({"parallel": "tensor"}, {"num_processes": 4}, "its 2 key heads cannot be split evenly among 4 processes"),

@@ -31,7 +31,7 @@ class NeededRowsHead(nn.Module):
     @property
     def weight(self) -> Any:
         """The model's own weight, possibly tied: a tensor; where ranks have parts of it, a distributed one."""
-        return self.head.weight
+        return getattr(self.head, "weight", None)
 
     @property
     def bias(self) -> Any:
@@ -53,13 +53,24 @@ class NeededRowsHead(nn.Module):
 
     def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
         bias = self.bias
-        if hasattr(self.weight, "to_local"):  # a distributed tensor: each rank has some words of the vocabulary
+        if _is_distributed(self.weight):  # each rank has some words of the vocabulary
             from torch.distributed.tensor import DTensor, Shard  # takes a second to import
 
             parts = _linear(hidden, self.weight.to_local(), None if bias is None else bias.to_local())
             placements = [Shard(parts.ndim - 1) if one.is_shard() else one for one in self.weight.placements]
             return DTensor.from_local(parts, self.weight.device_mesh, placements, run_check=False).full_tensor()
         return _linear(hidden, self.weight, bias)
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    """Whether a weight is made of floating-point numbers that can be multiplied as they are."""
+    is_tensor = type(weight.data) is torch.Tensor or _is_distributed(weight)
+    return is_tensor and weight.is_floating_point()
+
+
+def _is_distributed(weight: Any) -> bool:
+    """Whether ranks have parts of a weight."""
+    return hasattr(weight, "device_mesh")
 
 
 def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from bench.config import ModelSpec
 from bench.engine.kinds import Kind
-from bench.engine.memory import Memory, activation_bytes, free_bytes, pack_bytes, trunk_bytes, weights_bytes
+from bench.engine.memory import Memory, activation_bytes, pack_bytes, trunk_bytes, weights_bytes
 from bench.engine.pack import AnyPack, Pack
 from bench.engine.scorer import SMALLEST_BUDGET
 from bench.errors import ModelLoadError
@@ -81,6 +81,11 @@ def _token_bytes(model: Unloaded) -> int:
 
 
 def _weights(model: Unloaded) -> int:
+    """Bytes of weights in each process."""
+    return _all_weights(model) // model.num_parts
+
+
+def _all_weights(model: Unloaded) -> int:
     if model.spec.quantization != "none":
         return weights_bytes(model.skeleton, model.dtype, BYTES_PER_WEIGHT[model.spec.quantization])
     if model.precision.quantization is None or is_dequantised(model.config, model.device):
