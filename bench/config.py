@@ -145,6 +145,10 @@ class EngineSpec(StrictModel):
             up to 0.4.9.1.
         overlong: what gives way in a prompt longer than `max_length`: whole shots first, or the left end.
         max_length: tokens of a sequence; `auto`: what the model says.
+        attention: the backend; `auto`: sdpa on a CPU; varlen on CUDA in half precision, with flex for layers with a
+            sliding window or a soft cap; reference on CUDA in float32; prefix_cache for unknown architectures.
+        compile: have torch.compile fuse what is not matrix products; `auto`: on CUDA, when the job is so long that it
+            is expected to save more time than it takes.
         pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
             it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
         num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
@@ -156,7 +160,8 @@ class EngineSpec(StrictModel):
     bos: Literal["tokenizer", "never"] = "tokenizer"
     overlong: Literal["drop_shots", "cut_left"] = "drop_shots"
     max_length: AutoInt = "auto"
-    attention: Literal["auto", "sdpa", "varlen", "reference", "prefix_cache"] = "auto"
+    attention: Literal["auto", "sdpa", "varlen", "flex", "reference", "prefix_cache"] = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
     pll: Literal["word_l2r", "original"] = "word_l2r"
     num_processes: AutoInt = "auto"
     memory_check: bool = True

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bench.config import RunPlan
-from bench.engine.estimate import Flops, block_shapes
-from bench.engine.memory import Memory
+from bench.engine.estimate import USUAL_SHARE, Flops, block_shapes
+from bench.engine.memory import Memory, free_bytes
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
@@ -17,9 +17,6 @@ from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session, num_processes
 from bench.telemetry.matmul import MatmulProbe
-
-USUAL_SHARE = 0.7
-"""Share of the floor that scoring usually reaches; the predicted time is the floor divided by it."""
 
 _NUM_MEASUREMENTS = 3  # their median: a small model's products take microseconds, and one may be held up
 
@@ -33,8 +30,7 @@ class Forecast:
         num_distinct: tokens that are forwarded.
         num_processes: how many would share the work.
         predicted_s: seconds of scoring, from the rate of matrix products measured now in one process.
-        memory: what the weights and the largest pack take in each process, of which `free_bytes` are free on `device`,
-            or on all devices that a model is spread over.
+        memory: what the weights and the largest pack take on `device`, of which `free_bytes` are free.
     """
 
     model: str

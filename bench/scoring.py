@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.engine.deal import Share, deal
-from bench.engine.estimate import Flops
+from bench.engine.estimate import USUAL_SHARE, Flops
 from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
@@ -97,7 +97,10 @@ class _Run:
         return blocks, chosen
 
     def score(self, blocks: Iterator[Block], budget: Budget) -> None:
-        """Score this process's share of all blocks; a pack's scores are on the disk before the next pack starts."""
+        """Score this process's share of all blocks.
+
+        A pack's scores are on the disk before the next pack starts; on a GPU, before the next but one.
+        """
         self.folder.update({"packs": {"max_batch_tokens": budget.tokens, "max_rows": budget.rows}})
         for block in blocks:
             self._count(block)
@@ -118,15 +121,17 @@ class _Run:
         if not share.requests:
             self._show(block.plan.num_distinct - to_do)
             return
-        scorer = self.session.scorer(block.requests, budget)
         if self.probe is None:
             self.probe = self.session.probe(min(budget.tokens, block.plan.num_distinct))
+        scorer = self.session.scorer(block.requests, budget, lambda: self._expect_s(block))
         self._show(block.plan.num_distinct - to_do)  # the clock of the time left starts here
         shown_by_others = {id(block.plan.packs[index]) for index in share.packs if index not in share.own}
         forwarded, halvings = scorer.forward.num_forwarded, scorer.num_halvings
         clock = time.perf_counter()
         for scored in scorer.score(block.requests, block.plan, set(share.requests)):
             self.folder.append(collector.take(scored.outcomes))
+            if is_due := self.probe.is_due:
+                self.probe.wait()  # for the next pack, which is under way; its time is scoring's
             now = time.perf_counter()
             self.measured.seconds["score_s"] += now - clock
             self.measured.num_forwarded += scorer.forward.num_forwarded - forwarded
@@ -136,7 +141,8 @@ class _Run:
             if id(scored.pack) not in shown_by_others:
                 self.measured.num_shown += scored.num_tokens
             self.watch()
-            self.probe.measure_sometimes()
+            if is_due:
+                self.probe.measure()
             clock = time.perf_counter()
         if scorer.num_halvings > halvings:
             self.measured.num_halvings += scorer.num_halvings - halvings
@@ -153,6 +159,14 @@ class _Run:
         shares = deal(block.plan, [owner for owner, _ in block.owners], pending, costs, self.loads)
         self.loads = [share.load for share in shares]
         return shares[self.team.rank]
+
+    def _expect_s(self, block: Block) -> float:
+        """Seconds that this process should take for what is not done yet, going by the first block to score."""
+        assert self.probe is not None
+        self.probe.measure()
+        flops = self.session.cost.of(block.plan.packs).total / len(block.samples)
+        num_left = (len(self.job.samples) - len(self.folder.done)) / (1 if self.team.is_lockstep else self.team.size)
+        return num_left * flops / self.probe.flops_per_s / USUAL_SHARE
 
     def _count(self, block: Block) -> None:
         self.measured.seconds["encode_s"] += block.encode_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,12 @@ import torch
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
+from bench.engine.attention.contract import AttentionBackend
+from bench.engine.attention.flex import FlexOrReference
+from bench.engine.attention.reference import attend as reference_attend
+from bench.engine.compiling import CompileError
 from bench.engine.encode import EncodingRules, SampleEncoder
-from bench.engine.estimate import Costing, block_shapes
+from bench.engine.estimate import Costing, block_shapes, repays_compiling
 from bench.engine.families import PACKED_MODEL_TYPES
 from bench.engine.forward import Forward, PackedForward
 from bench.engine.kinds import KINDS, Kind
@@ -127,6 +131,7 @@ class Session:
         self.kind: Kind[Any] = KINDS[settle_kind(spec, self.config)]
         self.dtype = choose_dtype(spec.dtype, self.device, self.config)
         self.self_check: SelfCheck | None = None
+        self.is_compiled = False
         self._scorer: Scorer | None = None
         self._load_error: ModelLoadError | None = None
         check_parallel(spec, self.config)
@@ -218,14 +223,14 @@ class Session:
         else:
             torch.set_num_threads(max(1, num_cores() // self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
-        waiting = [name for name, where in getattr(model, "hf_device_map", {}).items() if where in ("cpu", "disk")]
-        if waiting and self.device.type == "cuda":
-            self.notes.append(f"the GPUs cannot hold all of the model: {len(waiting)} parts of it wait in host memory")
         if self.adapter is not None:
             is_quantised = self.precision.quantization is not None
             model = apply_adapter(model, self.adapter, self.spec, is_quantised=is_quantised)
         if self.device.type == "cpu":
             keep_freed_memory()  # not sooner: what quantising weights leaves free is the system's
+        waiting = [name for name, where in getattr(model, "hf_device_map", {}).items() if where in ("cpu", "disk")]
+        if waiting and self.device.type == "cuda":
+            self.notes.append(f"the GPUs cannot hold all of the model: {len(waiting)} parts of it wait in host memory")
         if self.is_widened:
             widen(model)
             self.notes.append(
@@ -249,12 +254,8 @@ class Session:
 
     @property
     def num_parts(self) -> int:
-        """Into how many parts, one a process, the weights are split."""
-        return num_processes(self.spec, self.engine) if self.spec.parallel == "tensor" else 1
-
-    def free_bytes(self) -> int:
-        """Memory that is free on all devices that this process uses."""
-        return sum(free_bytes(device) for device in self.devices)
+        """How many processes have a part of the weights each."""
+        return self.team.size if self.spec.parallel == "tensor" else 1
 
     def prepare(self) -> None:
         """Everything but the weights, now: what is wrong with a model's own files comes up here."""
@@ -286,17 +287,29 @@ class Session:
             return Budget(*remembered)
         most = _CUDA_MAX_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
         token_bytes = activation_bytes(self.config, self.dtype, self.kind.num_kept(self.config))
-        free = min(free_bytes(device) for device in self.devices)
-        fitting = int(free * _SHARE_OF_FREE_MEMORY) // token_bytes
-        return Budget(max(SMALLEST_BUDGET, min(most, fitting)), rows)
+        free = min(map(free_bytes, self.devices))
+        return Budget(max(SMALLEST_BUDGET, min(most, int(free * _SHARE_OF_FREE_MEMORY) // token_bytes)), rows)
 
-    def scorer(self, requests: Sequence[TokenRequest], budget: Budget) -> Scorer:
-        """The model's scorer, checked on a few of `requests` when it is made."""
+    def scorer(
+        self, requests: Sequence[TokenRequest], budget: Budget, expect_s: Callable[[], float] = lambda: 0.0
+    ) -> Scorer:
+        """The model's scorer, checked on a few of `requests` when it is made.
+
+        `expect_s` estimates how many seconds there are to score; it is asked where compiling depends on it.
+        """
         if self._scorer is None:
+            compiles = self._compiles(expect_s)
             began = time.perf_counter()
             some = choose_requests(requests, self.kind.num_checked)
-            forward = self._checked_forward(some, budget)
-            self._scorer = Scorer(forward, budget, self.kind.plan, may_shrink=not self.team.is_lockstep)
+            forward = self._checked_forward(some, budget, compiles=compiles)
+            self.is_compiled = isinstance(forward, PackedForward) and forward.compiles
+            self._scorer = Scorer(
+                forward,
+                budget,
+                self.kind.plan,
+                runs_ahead=self.device.type == "cuda",
+                may_shrink=not self.team.is_lockstep,
+            )
             self.timing.self_check_s = time.perf_counter() - began
         self._scorer.budget = budget
         return self._scorer
@@ -318,10 +331,12 @@ class Session:
         return {
             "path": self._path,
             "attention": self.attention,
+            "modified_attention": self.modified_attention if self._path == "packed" else None,
             "device": str(self.device),
             "num_processes": self.team.size,
             "parallel": self.spec.parallel,
             "is_widened": self.is_widened,
+            "is_compiled": self.is_compiled,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
             "pll": self.rules.pll if self.kind.likelihood == "pll" else None,
@@ -348,6 +363,8 @@ class Session:
         is_half_on_cuda = self.device.type == "cuda" and self.dtype in (torch.float16, torch.bfloat16)
         if wanted == "varlen" and not is_half_on_cuda:
             raise ModelInputError("engine.attention varlen needs CUDA and bfloat16 or float16; use auto")
+        if wanted == "flex" and self.device.type != "cuda":
+            raise ModelInputError("engine.attention flex needs CUDA; use auto")
         if wanted == "sdpa" and self.device.type != "cpu":
             raise ModelInputError("engine.attention sdpa is the CPU backend; use auto")
         if wanted not in ("auto", "prefix_cache") and model_type not in PACKED_MODEL_TYPES:
@@ -361,11 +378,49 @@ class Session:
             return "sdpa"
         return "varlen" if is_half_on_cuda else "reference"
 
-    def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget) -> Forward:
+    @cached_property
+    def modified_attention(self) -> str:
+        """The backend of layers with a sliding window that bites or a soft cap."""
+        return "flex" if self.attention in ("varlen", "flex") else "reference"
+
+    def _modified_backend(self) -> AttentionBackend:
+        return FlexOrReference(self.notes).attend if self.modified_attention == "flex" else reference_attend
+
+    def _compiles(self, expect_s: Callable[[], float]) -> bool:
+        """Whether the model's repeated blocks are to be compiled."""
+        if self._path != "packed" or self.engine.compile == "never":
+            return False
+        if self.engine.compile == "always":
+            return True
+        return (
+            self.device.type == "cuda" and not self.team.is_lockstep and repays_compiling(expect_s(), self.device.type)
+        )
+
+    def _checked_packed(self, requests: Sequence[TokenRequest], *, compiles: bool) -> tuple[PackedForward, SelfCheck]:
+        """The packed way and how it compares with plain scoring; compiled, if that is wanted and can be done."""
+        packed = PackedForward(self.model, self.attention, self._modified_backend(), compiles=compiles)
+        try:
+            check = check_forward(packed, requests, self.dtype_name)
+        except CompileError as error:
+            if not compiles:
+                raise
+            packed.restore()
+            inner = getattr(error, "inner_exception", error)
+            log.warning("the model cannot be compiled: %s", error)
+            self.notes.append(f"could not be compiled and was scored uncompiled ({' '.join(str(inner).split())[:200]})")
+            return self._checked_packed(requests, compiles=False)
+        return packed, check
+
+    def _checked_forward(self, requests: Sequence[TokenRequest], budget: Budget, *, compiles: bool) -> Forward:
         model = self.model
         if self._path == "packed":
-            packed = PackedForward(model, self.attention)
-            self.self_check = check_forward(packed, requests, self.dtype_name)
+            packed, self.self_check = self._checked_packed(requests, compiles=compiles)
+            if not self.self_check.is_passed and packed.compiles:
+                self.notes.append(
+                    f"compiled, a token was off by {self.self_check.max_difference:.2g}; scored uncompiled"
+                )
+                packed.restore()
+                packed, self.self_check = self._checked_packed(requests, compiles=False)
             if self.self_check.is_passed:
                 packed.num_forwarded = 0
                 return packed

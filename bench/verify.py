@@ -40,6 +40,7 @@ class Verification:
     Attributes:
         likelihood: what was compared: `exact` ones, or `pll`.
         num_rescored: samples scored again, of `num_samples`.
+        dtype: in which: `float32`, or the run's own where its weights are quantised.
         max_difference: largest |loglikelihood - plain fp32| of a choice.
         mean_difference: their mean.
         tolerance: what rounding explains per continuation token in the run's dtype.
@@ -51,6 +52,7 @@ class Verification:
     likelihood: str
     num_samples: int
     num_rescored: int
+    dtype: str
     max_difference: float
     mean_difference: float
     tolerance: float
@@ -96,8 +98,8 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
     if tolerance is None:
         raise RunFolderError(f"{run.path / RUN_FILE}: model.dtype: {dtype!r} is no dtype; {one_of(dtype, TOLERANCE)}")
     job = prepare_job(plan.tasks[0])
-    was = plan.models[0]
     is_quantised = run.info["model"].get("quantization") is not None  # its kernels may know one dtype only
+    was = plan.models[0]
     parallel = "none" if was.parallel == "none" or device != "auto" else "layers"  # this is one process
     changes = {"dtype": dtype if is_quantised else "float32", "device": device, "parallel": parallel}
     model = was.model_copy(update=changes)
@@ -111,6 +113,7 @@ def _verify(run: Run, num_rescored: int, seed: int, device: str) -> Verification
         likelihood=session.kind.likelihood,
         num_samples=len(job.samples),
         num_rescored=len(chosen),
+        dtype=session.dtype_name,
         max_difference=max(differences, default=0.0),
         mean_difference=float(np.mean(differences)) if differences else 0.0,
         tolerance=tolerance,

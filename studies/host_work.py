@@ -17,13 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import NUM_FEWSHOT, arguments, mmlu_folder, num_threads, positive_int, publish, run_study, table, verdict
+from common import (
+    NUM_FEWSHOT,
+    Silent,
+    arguments,
+    mmlu_folder,
+    num_threads,
+    positive_int,
+    publish,
+    run_study,
+    table,
+    verdict,
+)
 
 from bench.config import EngineSpec, ModelSpec, TaskSpec
 from bench.dataset import load_rows
 from bench.engine.encode import EncodedSample
 from bench.engine.pack import Budget
-from bench.engine.pipeline import Progress, plan_blocks
+from bench.engine.pipeline import plan_blocks
 from bench.job import Job
 from bench.prompts import build_prompts
 from bench.records import PromptedSample
@@ -33,16 +44,6 @@ from bench.telemetry.machine import peak_rss_bytes
 
 _GOAL_S = 10.0
 _SEED = 0
-
-
-class _Silent(Progress):
-    """Nobody watches."""
-
-    def plan(self, num_tokens: int, *, is_all: bool) -> None:
-        """Do nothing."""
-
-    def advance(self, num_tokens: int) -> None:
-        """Do nothing."""
 
 
 class _Clock:
@@ -124,7 +125,7 @@ def _pack(session: Session, job: Job, wanted: Container[str]) -> _Packed:
     packed = _Packed()
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    for block in plan_blocks(job.samples, session.encoder, budget, _Silent(), session.kind.plan):
+    for block in plan_blocks(job.samples, session.encoder, budget, Silent(), session.kind.plan):
         pairs = zip(block.samples, block.encoded, strict=True)
         packed.kept += [(sample, encoded) for sample, encoded in pairs if sample.sample.id in wanted]
         packed.encode_s += block.encode_s

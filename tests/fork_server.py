@@ -62,7 +62,7 @@ def note_scored(path: Path) -> None:
 
 
 def break_rank(rank: int) -> None:
-    score = Scorer._score_pack
+    start = Scorer._start
     num_packs = 0
 
     def failing(self: Scorer, *args: Any) -> Any:
@@ -70,9 +70,9 @@ def break_rank(rank: int) -> None:
         num_packs += 1
         if os.environ["RANK"] == str(rank) and num_packs == 12:  # the self-check's are fewer
             raise RuntimeError("the device is lost")
-        return score(self, *args)
+        return start(self, *args)
 
-    Scorer._score_pack = failing  # type: ignore[method-assign]
+    Scorer._start = failing  # type: ignore[method-assign]
 
 
 def main() -> None:

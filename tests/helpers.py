@@ -118,17 +118,41 @@ def varlen_attn_by_contract(  # noqa: PLR0917
     window_size: tuple[int, int] = (-1, -1),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What torch documents for `varlen_attn`, without `enable_gqa`, as in torch 2.11; lse comes as (H, T)."""
+    assert query.shape[1:] == key.shape[1:]
+    return varlen_attn_with_groups(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale, window_size=window_size
+    )
+
+
+def varlen_attn_with_groups(  # noqa: PLR0917
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as in torch 2.12 and later: query heads may share a key head."""
+    assert enable_gqa == (query.shape[1] > key.shape[1])
     assert return_aux.lse
     assert window_size in ((-1, -1), (-1, 0))
-    assert query.shape[1:] == key.shape[1:] == value.shape[1:]
-    assert len(key) == len(value)
-    assert all(tensor.is_contiguous() for tensor in (query, key, value))
+    assert query.shape[2] == key.shape[2]
+    assert query.shape[1] % key.shape[1] == 0
+    assert key.shape == value.shape
+    assert all(tensor.stride(-1) == 1 for tensor in (query, key, value))
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert len(cu_seq_q) == len(cu_seq_k)
     assert (cu_seq_q[[0, -1]].tolist(), cu_seq_k[[0, -1]].tolist()) == ([0, len(query)], [0, len(key)])
     lengths, key_lengths = cu_seq_q.diff(), cu_seq_k.diff()
     assert (int(lengths.max()), int(key_lengths.max())) == (max_q, max_k)
     outputs, lses = [], []
+    key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
     pairs = zip(
         torch.split(query, lengths.tolist()),
         torch.split(key, key_lengths.tolist()),

@@ -1,78 +1,31 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import Path, few_shot_requests, plan_paths, token_requests, varlen_attn_by_contract
+from attention_cases import (
+    HEADS,
+    PACKS,
+    WHOLE,
+    check,
+    layout_of,
+    packs_and_paths,
+    random_inputs,
+    softmax_by_hand,
+)
+from helpers import plan_paths, token_requests, varlen_attn_by_contract, varlen_attn_with_groups
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.engine.attention import reference, sdpa, varlen
-from bench.engine.attention.contract import AttentionBackend, AttentionInputs, PackLayout, make_layout, tree_mask
+from bench.engine.attention import flex, reference, sdpa, varlen
+from bench.engine.attention.contract import AttentionBackend, tree_mask
 from bench.engine.levels import Limits, plan_attention
-from bench.engine.pack import Budget, Pack, TokenRequest, plan_packs
+from bench.engine.pack import Budget, TokenRequest, plan_packs
 
-CPU = torch.device("cpu")
-HEADS = [(2, 2), (4, 2), (4, 1)]  # query heads, key heads
 LIMITS = [Limits(0, 0), Limits(8, 0), Limits(8, 3), Limits(0, 12), Limits(40, 30), Limits(96, 32)]
-
-
-def layout_of(pack: Pack, limits: Limits, device: torch.device = CPU) -> PackLayout:
-    return make_layout(pack, plan_attention(pack.positions, pack.subtree_end, limits), device)
-
-
-def random_inputs(pack: Pack, heads: tuple[int, int], size: int, **features: Any) -> AttentionInputs:
-    generator = torch.Generator().manual_seed(len(pack.tokens))
-
-    def tensor(num_heads: int, length: int) -> torch.Tensor:
-        return torch.randn(num_heads, length, size, generator=generator)
-
-    own, above = len(pack.tokens), pack.prefix_length
-    query, key, value = tensor(heads[0], own), tensor(heads[1], own), tensor(heads[1], own)
-    return AttentionInputs(query, key, value, tensor(heads[1], above), tensor(heads[1], above), 0.3, **features)
-
-
-def softmax_by_hand(inputs: AttentionInputs, paths: list[Path]) -> torch.Tensor:
-    """Each token by itself in fp64, over the tokens its path names; no mask, no plan."""
-    place_of = {path: place for place, path in enumerate(paths)}
-    above, num_groups = inputs.prefix_key.shape[1], len(inputs.query) // len(inputs.key)
-    query = inputs.query.double().unflatten(0, (-1, num_groups))  # a key head serves neighbouring query heads
-    key = torch.cat((inputs.prefix_key, inputs.key), dim=1).double()
-    value = torch.cat((inputs.prefix_value, inputs.value), dim=1).double()
-    outputs = []
-    for place, path in enumerate(paths):
-        seen = [depth if depth < above else above + place_of[path[: depth + 1]] for depth in range(len(path))]
-        seen = seen if inputs.window is None else seen[-inputs.window :]
-        scores = query[:, :, place] @ key[:, seen].mT * inputs.scale
-        if inputs.softcap is not None:
-            scores = torch.tanh(scores / inputs.softcap) * inputs.softcap
-        outputs.append((torch.softmax(scores, dim=-1) @ value[:, seen]).flatten(0, 1))
-    return torch.stack(outputs, dim=1)
-
-
-def packs_and_paths(tokens: int, **shape: int) -> list[tuple[Pack, list[Path]]]:
-    plan = plan_packs(few_shot_requests(50, **shape), Budget(tokens, 1000))
-    return list(zip(plan.packs, plan_paths(plan), strict=True))
-
-
-WHOLE = packs_and_paths(1000, shared=40, passage=25, own=9)  # one pack, several levels
-CUT = packs_and_paths(70, shared=40, passage=25, own=9)  # trunks, a trunk below a trunk, forests below them
-PACKS = [*WHOLE, *CUT]
-
-
-def check(
-    attend: AttentionBackend, some_limits: list[Limits], heads: tuple[int, int], size: int, **features: Any
-) -> None:
-    for pack, paths in PACKS:
-        inputs = random_inputs(pack, heads, size, **features)
-        expected = softmax_by_hand(inputs, paths)
-        for limits in some_limits:
-            found = attend(inputs, layout_of(pack, limits))
-            assert found.shape == expected.shape
-            torch.testing.assert_close(found.double(), expected, atol=3e-6, rtol=1e-5)
 
 
 def test_the_packs_tried_have_what_there_is_to_get_wrong() -> None:
@@ -168,9 +121,17 @@ def test_merging_two_sets_of_keys_is_attention_over_both() -> None:
     torch.testing.assert_close(lse, torch.logsumexp(scores, -1))
 
 
-@pytest.fixture
-def _varlen_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "_varlen_attn", lambda: varlen_attn_by_contract)
+@pytest.fixture(params=[varlen_attn_by_contract, varlen_attn_with_groups], ids=["torch 2.11", "torch 2.13"])
+def _varlen_on_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "_varlen_attn", lambda: request.param)
+
+
+def test_the_stand_ins_have_the_parameters_of_the_real_one() -> None:
+    real = inspect.signature(varlen._varlen_attn()).parameters
+    for stand_in in (varlen_attn_by_contract, varlen_attn_with_groups):
+        for name, parameter in inspect.signature(stand_in).parameters.items():
+            if name != "enable_gqa" or varlen.takes_groups(varlen._varlen_attn()):
+                assert (real[name].kind, real[name].default) == (parameter.kind, parameter.default)
 
 
 @pytest.mark.usefixtures("_varlen_on_cpu")
@@ -198,31 +159,84 @@ def test_varlen_makes_one_call_a_level_and_one_for_the_trunk(monkeypatch: pytest
             assert calls == 1 + len(layout.attention.levels) + (pack.prefix_length > 0)
 
 
-@pytest.fixture
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device: the real varlen_attn runs on nothing else")
-    return torch.device("cuda")
+UNCOMPILED = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+FEATURES = [{}, {"window": 5}, {"window": 33}, {"softcap": 1.5}, {"window": 7, "softcap": 2.0}]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("heads", [(8, 8), (8, 2)])
-@pytest.mark.parametrize("size", [64, 128])
-def test_varlen_on_cuda(cuda: torch.device, heads: tuple[int, int], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    real: Callable[..., Any] = varlen._varlen_attn()
+@UNCOMPILED
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+@pytest.mark.parametrize("heads", HEADS)
+def test_flex_with_windows_and_soft_caps(heads: tuple[int, int], features: dict[str, Any]) -> None:
+    assert min(len(pack.tokens) for pack, _ in PACKS) == 1
+    check(flex.attend, [Limits()], heads, 16, **features)
 
-    def watched(query: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        output, lse = real(query, *args, **kwargs)
-        shapes.append((tuple(lse.shape), (query.shape[1], len(query)), lse.dtype))
-        return output, lse
 
-    monkeypatch.setattr(varlen, "_varlen_attn", lambda: watched)
-    for pack, paths in PACKS:
-        wide = random_inputs(pack, heads, size)
-        names = ("query", "key", "value", "prefix_key", "prefix_value")
-        inputs = replace(wide, **{name: getattr(wide, name).bfloat16().to(cuda) for name in names})
-        on_cpu = replace(wide, **{name: getattr(inputs, name).cpu() for name in names})
-        found = varlen.attend(inputs, layout_of(pack, Limits(), cuda)).cpu()
-        torch.testing.assert_close(found.double(), softmax_by_hand(on_cpu, paths), atol=0.03, rtol=0.03)
-    assert all(shape == expected and dtype == torch.float32 for shape, expected, dtype in shapes)
+@pytest.mark.parametrize("window", [None, 1, 100, 300])
+@pytest.mark.parametrize("tokens", [800, 10_000])
+def test_blocks_of_the_flex_mask_are_those_of_pytorchs_own_dense_way(
+    tokens: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    monkeypatch.setattr(flex, "_BLOCKS_AT_ONCE", 3)
+    kinds = set()
+    for pack, _ in packs_and_paths(tokens, shared=300, passage=250, own=70):
+        layout, length = layout_of(pack, Limits()), len(pack.tokens)
+        ours = flex.block_mask(layout, pack.prefix_length, window)
+        num_queries, num_keys = max(length, 129), max(pack.prefix_length + length, 129)
+        theirs = create_block_mask(ours.mask_mod, None, None, num_queries, num_keys, device="cpu")
+        assert ours.seq_lengths == theirs.seq_lengths
+        for kind in ("kv", "full_kv"):
+            counts = [getattr(mask, f"{kind}_num_blocks") for mask in (ours, theirs)]
+            assert torch.equal(*counts)
+            which = [getattr(mask, f"{kind}_indices") for mask in (ours, theirs)]
+            for row, count in enumerate(counts[0].flatten().tolist()):
+                assert which[0][0, 0, row, :count].tolist() == which[1][0, 0, row, :count].tolist()
+                kinds |= {(kind, count > 0)}
+    assert {("kv", True), ("full_kv", False)} <= kinds
+    assert window == 1 or ("full_kv", True) in kinds or window == 100
+
+
+@UNCOMPILED
+def test_flex_is_compiled_once_for_all_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler proper is left out: what counts is how often it would be called."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    num_compiled = 0
+
+    def count(graph: Any, inputs: Any) -> Any:
+        nonlocal num_compiled
+        num_compiled += 1
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=True, backend=count)
+    monkeypatch.setattr(flex, "_flex", lambda _: compiled)
+    with torch.inference_mode():
+        for window in (5, 9, None):
+            check(flex.attend, [Limits()], (4, 2), 16, window=window)
+    assert num_compiled == 1
+
+
+def test_without_a_compiler_the_plain_way_takes_over_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def fail(*_: Any, **__: Any) -> None:
+        nonlocal num_tries
+        num_tries += 1
+        raise BackendCompilerFailed(lambda: None, RuntimeError("Failed to find C compiler"), None)
+
+    num_tries, notes = 0, list[str]()
+    monkeypatch.setattr(flex, "_flex", lambda _: fail)
+    check(flex.FlexOrReference(notes).attend, [Limits()], (4, 2), 16, window=5)
+    assert num_tries == len(notes) == 1
+    assert "Failed to find C compiler" in notes[0]
+
+
+def test_memory_running_out_in_flex_is_not_taken_for_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(flex, "_flex", lambda _: fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        check(flex.FlexOrReference([]).attend, [Limits()], (4, 2), 16)

@@ -105,8 +105,9 @@ def test_variants_of_an_architecture(name: str, changes: dict[str, Any]) -> None
     assert largest_difference(score(PackedForward(model, "sdpa"), REQUESTS, BUDGETS[1]), expected) < EXACT
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "llama"])
-@pytest.mark.parametrize("attention", ["reference", "varlen"])
+@pytest.mark.parametrize("attention", ["reference", "varlen", "flex"])
 def test_other_backends_through_a_model(name: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "_varlen_attn", lambda: varlen_attn_by_contract)
     model = tiny_model(name)

@@ -25,10 +25,9 @@ LAYERS = [
     engine.boundaries engine.estimate""",
     """disk journal store rows dataset prompts audit job telemetry telemetry.* hf measured team launch
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
-    """engine.device engine.attention engine.attention.* engine.fuse engine.head engine.memory engine.widen
-    engine.forward
-    engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward engine.seq2seq.plain
-    engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
+    """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
+    engine.widen engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
+    engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck models models.*""",
     """session scoring""",
     """runner verify dryrun doctor report report.*""",
     """cli __main__""",
@@ -37,6 +36,7 @@ TENSORS = [
     "engine.seq2seq.*",
     "engine.masked.*",
     "engine.attention.*",
+    "engine.compiling",
     "engine.families",
     "engine.families.*",
     "engine.fuse",
@@ -63,7 +63,7 @@ ALLOWED = {
     "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["cli"],
-    "pynvml": ["telemetry.machine"],
+    "pynvml": ["telemetry.machine", "telemetry.energy"],
     "huggingface_hub": ["rows", "models.hub"],
     "datasets": [],
     "lm_eval": [],

@@ -81,10 +81,15 @@ EXPECTED = [by_hand(request) for request in REQUESTS]
 
 
 def run(
-    forward: Forward, budget: Budget, requests: Sequence[TokenRequest] = REQUESTS, pending: set[int] | None = None
+    forward: Forward,
+    budget: Budget,
+    requests: Sequence[TokenRequest] = REQUESTS,
+    pending: set[int] | None = None,
+    *,
+    runs_ahead: bool = False,
 ) -> tuple[Scorer, list[PackScored], dict[int, Outcome]]:
     """Score; each request's outcome must come once."""
-    scorer = Scorer(forward, budget)
+    scorer = Scorer(forward, budget, runs_ahead=runs_ahead)
     wanted = set(range(len(requests))) if pending is None else pending
     scored = list(scorer.score(requests, plan_packs(requests, budget), wanted))
     outcomes: dict[int, Outcome] = {}
@@ -99,9 +104,10 @@ def check(outcomes: dict[int, Outcome], expected: Sequence[tuple[float, bool]] =
     assert largest_difference([outcomes[index] for index in range(len(expected))], expected) < 1e-4
 
 
+@pytest.mark.parametrize("runs_ahead", [False, True])
 @pytest.mark.parametrize("budget", [Budget(10_000, 10_000), BUDGET, Budget(30, 5)])
-def test_loglikelihoods_and_greediness(budget: Budget) -> None:
-    _, scored, outcomes = run(MadeUp(), budget)
+def test_loglikelihoods_and_greediness(budget: Budget, runs_ahead: bool) -> None:
+    _, scored, outcomes = run(MadeUp(), budget, runs_ahead=runs_ahead)
     check(outcomes)
     for index, outcome in outcomes.items():
         assert isinstance(outcome, Loglikelihood)
@@ -137,8 +143,21 @@ def test_only_what_is_pending_is_scored_and_only_its_packs_are_run(
         assert outcome.value == pytest.approx(by_hand(requests[index])[0], abs=1e-4)
 
 
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_one_pack_is_started_before_the_last_one_is_handed_out_and_no_more(runs_ahead: bool) -> None:
+    forward = MadeUp()
+    plan = plan_packs(REQUESTS, BUDGET)
+    scorer = Scorer(forward, BUDGET, runs_ahead=runs_ahead)
+    started = [forward.calls for _ in scorer.score(REQUESTS, plan, set(range(len(REQUESTS))))]
+    num = len(plan.packs)
+    assert started == [min(num, done + runs_ahead) for done in range(1, num + 1)]
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_running_out_of_memory_in_any_pack_halves_the_budget_and_loses_nothing(error: Exception) -> None:
+def test_running_out_of_memory_in_any_pack_halves_the_budget_and_loses_nothing(
+    error: Exception, runs_ahead: bool
+) -> None:
     sizes = [len(pack.tokens) for pack in plan_packs(REQUESTS, BUDGET).packs]
     assert len(sizes) > 10
     for index in range(len(sizes)):
@@ -149,7 +168,7 @@ def test_running_out_of_memory_in_any_pack_halves_the_budget_and_loses_nothing(e
                 raise error
 
         forward.before = fail
-        scorer, scored, outcomes = run(forward, BUDGET)
+        scorer, scored, outcomes = run(forward, BUDGET, runs_ahead=runs_ahead)
         check(outcomes)
         assert (scorer.num_halvings, forward.starts) == (1, 2)
         assert scorer.budget == Budget(BUDGET.tokens // 2, BUDGET.rows // 2)

@@ -70,9 +70,8 @@ def test_a_right_forward_passes(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("attend", [causal, trunkless, windowless, scaleless], ids=lambda attend: attend.__name__)
 def test_attention_that_is_wrong_is_caught(attend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(forward_module.BACKENDS, "wrong", (attend, Limits()))
-    monkeypatch.setattr(reference, "attend", attend)  # what serves layers with a window
     model = tiny_model(WINDOWED if attend is windowless else "llama")
-    check = check_forward(PackedForward(model, "wrong"), REQUESTS, "float32")
+    check = check_forward(PackedForward(model, "wrong", attend), REQUESTS, "float32")
     assert check.max_difference > 100 * check.tolerance
     assert not check.is_passed
 

@@ -163,7 +163,8 @@ def plain_loglikelihoods(model: Any, requests: Sequence[TokenRequest]) -> list[t
         for request in requests:
             key = request.inputs.tobytes()
             if key not in seen:
-                seen[key] = model(input_ids=torch.tensor([request.inputs.tolist()])).logits[0].double()
+                ids = torch.tensor([request.inputs.tolist()], device=model.device)
+                seen[key] = model(input_ids=ids).logits[0].double().cpu()
             logits = seen[key][-len(request.targets) :]
             targets = torch.tensor(request.targets)
             values = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])

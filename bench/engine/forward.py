@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
-from bench.engine.attention import interface, reference, sdpa, varlen
-from bench.engine.attention.contract import AttentionBackend, make_layout, tree_mask
+from bench.engine.attention import flex, interface, reference, sdpa, varlen
+from bench.engine.attention.contract import AttentionBackend, make_layout, to_device, tree_mask
+from bench.engine.compiling import compile_blocks, suits, uncompile_blocks, uncompiled
 from bench.engine.device import input_device
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
 from bench.engine.fuse import FUSED
@@ -23,6 +24,7 @@ BACKENDS: dict[str, tuple[AttentionBackend, Limits]] = {
     "reference": (reference.attend, Limits()),
     "sdpa": (sdpa.attend, sdpa.LIMITS),
     "varlen": (varlen.attend, Limits()),
+    "flex": (flex.attend, Limits()),
 }
 """Attention backends by name, each with how it likes a pack's attention to be cut."""
 
@@ -47,12 +49,20 @@ class Forward(Protocol):
 
 
 class PackedForward:
-    """Every distinct token once: the pack is one row without padding, attention follows the tree."""
+    """Every distinct token once: the pack is one row without padding, attention follows the tree.
 
-    def __init__(self, model: Any, attention: str) -> None:
+    Layers whose sliding window bites or whose scores are soft-capped are served by `modified` instead of `attention`.
+    With `compiles`, the model's repeated blocks are compiled; the first pass then may raise `CompileError`.
+    """
+
+    def __init__(
+        self, model: Any, attention: str, modified: AttentionBackend = reference.attend, *, compiles: bool = False
+    ) -> None:
         self._model = model
+        self.compiles = compiles
         self._head = needed_rows_head(model)
         self._backend, self._limits = BACKENDS[attention]
+        self._modified = modified if attention != "flex" else flex.attend
         self._trunk = interface.TrunkCache(0)
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
@@ -70,11 +80,12 @@ class PackedForward:
         device = input_device(self._model)
         attention = plan_attention(pack.positions, pack.subtree_end, self._limits)
         layout = make_layout(pack, attention, device)
-        self._head.rows = torch.from_numpy(pack.rows).to(device)
+        self._head.rows = to_device(pack.rows, device)
         self.num_forwarded += len(pack.tokens)
-        with interface.packed(layout, self._trunk, self._backend, reference.attend):
+        how = uncompiled() if self.compiles and not suits(pack) else nullcontext()
+        with how, interface.packed(layout, self._trunk, self._backend, self._modified):
             output = self._model(
-                input_ids=torch.from_numpy(pack.tokens).to(device)[None],
+                input_ids=to_device(pack.tokens, device)[None],
                 position_ids=layout.positions[None],
                 use_cache=False,
             )
@@ -92,12 +103,15 @@ class PackedForward:
             self._attach()
 
     def restore(self) -> None:
-        """Give the model its own attention back."""
+        """Give the model its own attention back, uncompiled."""
+        uncompile_blocks(self._model)
         swap_classes(self._model, {ours: theirs for theirs, ours in self._replacements.items()})
         self._set_attention(self._own_attention)
 
     def _attach(self) -> None:
         """Give the model ours."""
+        if self.compiles:
+            compile_blocks(self._model)
         swap_classes(self._model, self._replacements)
         self._set_attention(interface.NAME)
 

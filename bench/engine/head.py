@@ -13,15 +13,19 @@ _VOCABULARY_AT_ONCE = 16384  # rows of a half-precision head that are widened to
 class NeededRowsHead(nn.Module):
     """Stands in for a model's output embedding: takes the rows of hidden states that are needed and multiplies in fp32.
 
+    All columns are computed, also where a request asks for a single token: its log-probability is its logit less the
+    log-sum-exp of the whole row.
+
     In bf16 the two best of four options tie exactly on a fifth of MMLU's questions when the logits are rounded to bf16;
     the same hidden states multiplied in fp32 give none. A head that is itself quantised multiplies as it does.
     """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        is_plain = isinstance(head, nn.Linear) and _is_plain(head.weight)
         self.head = head
-        self.is_quantised = not is_plain
+        weight: Any = getattr(head, "weight", None)
+        is_plain = isinstance(head, nn.Linear) and (type(weight.data) is torch.Tensor or hasattr(weight, "to_local"))
+        self.is_quantised = not (is_plain and weight.is_floating_point())
         self.rows: torch.Tensor | None = None
 
     @property
@@ -39,11 +43,12 @@ class NeededRowsHead(nn.Module):
         if self.rows is not None:
             hidden = hidden.flatten(0, -2).index_select(0, self.rows.to(hidden.device))
         if self.is_quantised:
-            return cast(torch.Tensor, self.head(hidden)).float()
+            found: torch.Tensor = self.head(hidden)
+            return found.float()
         hook: Any = getattr(self.head, "_hf_hook", None)  # accelerate's: brings states and weight to one device
         if hook is not None:
             (hidden,), _ = hook.pre_forward(self.head, hidden)
-        logits = self._multiply(hidden.float())
+        logits = self._multiply(hidden)
         return logits if hook is None else cast(torch.Tensor, hook.post_forward(self.head, logits))
 
     def _multiply(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -69,12 +74,17 @@ def _is_distributed(weight: Any) -> bool:
 
 
 def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The product of fp32 states with a weight of any precision, in fp32."""
+    """The product of states with a weight, each of any precision, summed in fp32 and not rounded."""
     bias = None if bias is None else bias.float()
     if weight.dtype == torch.float32:
-        return nn.functional.linear(hidden, weight, bias)
-    parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
-    logits = torch.cat(parts, dim=-1)
+        return nn.functional.linear(hidden.float(), weight, bias)
+    if hidden.is_cuda and hidden.dtype == weight.dtype:  # tensor cores multiply half precision exactly
+        flat: torch.Tensor = torch.mm(hidden.flatten(0, -2), weight.T, out_dtype=torch.float32)
+        logits = flat.view(*hidden.shape[:-1], len(weight))
+    else:
+        hidden = hidden.float()
+        parts = [nn.functional.linear(hidden, part.float()) for part in torch.split(weight, _VOCABULARY_AT_ONCE)]
+        logits = torch.cat(parts, dim=-1)
     return logits if bias is None else logits + bias
 
 

@@ -29,11 +29,12 @@ class Unloaded(Protocol):
     kind: Kind[Any]
 
     @property
-    def num_parts(self) -> int:
-        """Into how many parts, one a process, its weights are split."""
+    def devices(self) -> list[torch.device]:
+        """The devices that this process uses."""
 
-    def free_bytes(self) -> int:
-        """Memory that is free for it."""
+    @property
+    def num_parts(self) -> int:
+        """How many processes have a part of the weights each."""
 
     @property
     def precision(self) -> Precision:
@@ -62,11 +63,16 @@ def check_fit(model: Unloaded) -> None:
     Raises:
         ModelLoadError: it cannot fit, with the numbers.
     """
-    need = _weights(model) + pack_bytes(model.config, _token_bytes(model), SMALLEST_BUDGET, SMALLEST_BUDGET)
-    if need > (free := model.free_bytes()):
+    pack = pack_bytes(model.config, _token_bytes(model), SMALLEST_BUDGET, SMALLEST_BUDGET)
+    need = _weights(model) // model.num_parts + pack
+    places = set(model.devices)
+    if model.spec.parallel == "layers":
+        places.add(torch.device("cpu"))  # where what the GPUs cannot hold waits
+    if need > (free := sum(map(free_bytes, places))):
+        where = " and ".join(sorted(map(str, places)))
         raise ModelLoadError(
             f"model {model.spec.name} needs about {need / 2**30:.1f} GiB ({model.precision}), "
-            f"{free / 2**30:.1f} GiB free on {model.device} (engine.memory_check: false tries all the same)"
+            f"{free / 2**30:.1f} GiB free on {where} (engine.memory_check: false tries all the same)"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from bench.config import ModelSpec
 from bench.errors import ModelInputError
 from bench.models.kind import settle_kind
+from bench.models.quantize import stored_quantization
 
 
 def check_parallel(spec: ModelSpec, config: Any) -> None:
@@ -24,8 +25,10 @@ def check_parallel(spec: ModelSpec, config: Any) -> None:
         raise ModelInputError(f"{where} takes all GPUs that are visible, not device {spec.device}; leave it auto")
     if spec.source == "fake":
         raise ModelInputError(f"{where}: the fake model has no files that could be loaded in parts")
-    if spec.parallel == "tensor" and (spec.quantization != "none" or spec.adapter is not None):
-        raise ModelInputError(f"{where}: what is quantised or adapted on loading cannot be split; use layers")
+    if spec.parallel == "tensor" and (
+        spec.adapter is not None or spec.quantization != "none" or stored_quantization(config)
+    ):
+        raise ModelInputError(f"{where} splits neither quantised weights nor an adapter's; use layers")
     if spec.parallel == "tensor" and settle_kind(spec, config) != "causal":
         raise ModelInputError(f"{where} is for causal models, which {config.model_type} is not; use layers")
     if spec.parallel == "tensor" and not getattr(config.get_text_config(), "base_model_tp_plan", None):
@@ -49,7 +52,7 @@ def check_split(spec: ModelSpec, config: Any, num_ranks: int) -> None:
             )
 
 
-def placement(spec: ModelSpec, device: torch.device, num_ranks: int, *, is_quantised: bool = False) -> dict[str, Any]:
+def placement(spec: ModelSpec, device: torch.device, num_ranks: int, *, is_quantised: bool) -> dict[str, Any]:
     """What `from_pretrained` is to be told of where weights go; `num_ranks` processes load the model together."""
     if spec.parallel == "layers":
         return {"device_map": "auto"}

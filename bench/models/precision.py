@@ -23,5 +23,5 @@ class Precision:
 
     def __str__(self) -> str:
         stored = self.stored and f"GGUF {self.stored}"
-        parts = [self.dtype, self.quantization, stored, "LoRA" if self.has_adapter else None]
+        parts = [self.dtype, stored, self.quantization, "LoRA" if self.has_adapter else None]
         return ", ".join(part for part in parts if part)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from bench.dryrun import USUAL_SHARE, Forecast
+from bench.dryrun import Forecast
+from bench.engine.estimate import USUAL_SHARE
 from bench.report.text import LABEL_WIDTH, Screen, count, duration, hanging, memory, percent, scaled
 
 

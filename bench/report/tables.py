@@ -204,7 +204,7 @@ def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: _Footn
         column("95 %", intervals, 4),
         column("macro %", map(percent, macros), 5),
         column("n", [count(_metric_of(run).get("num_scored")) for run in rows], 6),
-        column("weights", precisions, 7 if len(set(precisions)) == 1 else 0),
+        Column("weights", tuple(precisions), 7 if len(set(precisions)) == 1 else 0, is_number=False),
         column("tokens/s", map(rate, per_token), 3),
         column("questions/s", map(rate, per_question), 9),
         column("floor", shares, 2),

@@ -156,7 +156,7 @@ def short_dtype(dtype: object) -> str:
 def short_precision(model: Mapping[str, Any]) -> str:
     """What the weights of run.json's `model` are: `fp32`, `bf16 bnb-4bit`, `fp32 GGUF Q4_1`, `bf16 +LoRA`."""
     stored = model.get("gguf")
-    parts = [model.get("quantization"), f"GGUF {stored}" if stored else None, "+LoRA" if model.get("adapter") else None]
+    parts = [f"GGUF {stored}" if stored else None, model.get("quantization"), "+LoRA" if model.get("adapter") else None]
     return one_line(" ".join([short_dtype(model.get("dtype")), *(str(part) for part in parts if part)]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.report.text import count
+from bench.report.text import count, short_dtype
 from bench.verify import Verification
 
 _NUM_FLIPS_SHOWN = 5
@@ -16,7 +16,7 @@ def render_verification(found: Verification) -> str:
     num, total = count(found.num_rescored), count(found.num_samples)
     return "\n".join(
         [
-            f"the run holds: {num} of {total} samples scored again, plainly, in fp32",
+            f"the run holds: {num} of {total} samples scored again, plainly, in {short_dtype(found.dtype)}",
             f"  largest difference  {found.max_difference:.2e} in {measure} (allowed: {found.tolerance:g} a token)",
             f"  mean difference     {found.mean_difference:.2e}",
             f"  flips               {count(found.num_flips)}{shown}",

@@ -50,9 +50,14 @@ class MatmulProbe:
         self._last = time.perf_counter()
         self.spent_s += self._last - began
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the last measurement is a few seconds old."""
+        return time.perf_counter() - self._last > _EVERY_S
+
     def measure_sometimes(self) -> None:
-        """Take a measurement if the last one is a few seconds old."""
-        if time.perf_counter() - self._last > _EVERY_S:
+        """Take a measurement if one is due."""
+        if self.is_due:
             self.measure()
 
     @property
@@ -69,13 +74,14 @@ class MatmulProbe:
     def _time(self, x: torch.Tensor, weight: torch.Tensor) -> float:
         """Seconds of one product."""
         torch.nn.functional.linear(x, weight)
-        self._synchronize()
+        self.wait()
         began = time.perf_counter()
         for _ in range(_REPEATS):
             torch.nn.functional.linear(x, weight)
-        self._synchronize()
+        self.wait()
         return (time.perf_counter() - began) / _REPEATS
 
-    def _synchronize(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device has done all that it was given: it may have work under way that is timed elsewhere."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

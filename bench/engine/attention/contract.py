@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench.engine.levels import AttentionPlan, Block
 from bench.engine.pack import Pack
@@ -74,8 +76,8 @@ AttentionBackend = Callable[[AttentionInputs, PackLayout], torch.Tensor]
 
 def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> PackLayout:
     """Move a pack's layout to `device` and build the masks of its small subtrees."""
-    positions = torch.from_numpy(pack.positions).to(device)
-    subtree_end = torch.from_numpy(pack.subtree_end).to(device)
+    positions = to_device(pack.positions, device)
+    subtree_end = to_device(pack.subtree_end, device)
     keys = {block.start: _places(block, device) for block in attention.blocks if block.above}
     masks = {}
     for block in attention.blocks:
@@ -92,4 +94,10 @@ def tree_mask(subtree_end: torch.Tensor, queries: torch.Tensor, keys: torch.Tens
 
 def _places(block: Block, device: torch.device) -> torch.Tensor:
     ranges = [*block.above, (block.start, block.stop)]
-    return torch.cat([torch.arange(start, stop) for start, stop in ranges]).to(device)
+    return to_device(np.concatenate([np.arange(start, stop) for start, stop in ranges]), device)
+
+
+def to_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Move numbers to `device` without waiting for what it is doing: a GPU fetches them from pinned memory."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

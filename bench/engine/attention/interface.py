@@ -28,10 +28,15 @@ class TrunkCache:
 
     Packs come in depth-first order, so one buffer indexed by depth holds whatever path is current: a trunk pack
     writes at its own depth, over what an earlier branch left there.
+
+    Attributes:
+        key_bias: the model's bias by query head and position of the key, by device, for as many positions as were
+            asked for yet.
     """
 
     capacity: int
     buffers: dict[int, torch.Tensor] = field(default_factory=dict)
+    key_bias: dict[torch.device, torch.Tensor] = field(default_factory=dict)
 
     def prefix(self, module: torch.nn.Module, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values, (Hkv, length, D) each, of the path above the current pack."""
@@ -54,7 +59,7 @@ class _Current:
     layouts: dict[torch.device, PackLayout]
     trunk: TrunkCache
     backend: AttentionBackend
-    fallback: AttentionBackend
+    modified: AttentionBackend
 
     def layout_on(self, device: torch.device) -> PackLayout:
         """The pack's layout on a device: a model's layers may be spread over several."""
@@ -69,13 +74,13 @@ _current: ContextVar[_Current] = ContextVar("steelyard_pack")
 
 @contextmanager
 def packed(
-    layout: PackLayout, trunk: TrunkCache, backend: AttentionBackend, fallback: AttentionBackend
+    layout: PackLayout, trunk: TrunkCache, backend: AttentionBackend, modified: AttentionBackend
 ) -> Iterator[None]:
     """Within this context a model set to `NAME` attends as `layout` says.
 
-    `fallback` serves layers whose score modification (soft cap, a window that bites) `backend` cannot do.
+    `modified` serves layers whose scores are changed (a soft cap, a window that bites), which `backend` cannot do.
     """
-    token = _current.set(_Current({layout.positions.device: layout}, trunk, backend, fallback))
+    token = _current.set(_Current({layout.positions.device: layout}, trunk, backend, modified))
     try:
         yield
     finally:
@@ -89,7 +94,7 @@ class ScoreRule:
     Attributes:
         scale, window, softcap: as in `AttentionInputs`.
         key_bias: gives what is added to the scores of keys at positions 0 to n - 1, (Hq, n), in fp64; the same for all
-            layers of a model.
+            layers of a model, and for a position whatever n is.
     """
 
     scale: float
@@ -98,6 +103,7 @@ class ScoreRule:
     key_bias: Callable[[int, torch.device], torch.Tensor] | None = None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # where a compiled block stops, and goes on afterwards
 def attend(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: ScoreRule
 ) -> torch.Tensor:
@@ -114,8 +120,6 @@ def attend(
     _, prefix_value = current.trunk.prefix(module, pack.prefix_length, own_value)
     if pack.is_trunk:
         current.trunk.keep(module, pack.prefix_length, own_key, own_value)
-    if rule.key_bias is not None and "key_bias" not in layout.cache:
-        layout.cache["key_bias"] = rule.key_bias(layout.depth, query.device)
     inputs = AttentionInputs(
         query=query[0],
         key=own_key,
@@ -125,10 +129,19 @@ def attend(
         scale=rule.scale,
         window=rule.window if rule.window is not None and rule.window < layout.depth else None,
         softcap=rule.softcap,
-        key_bias=layout.cache["key_bias"] if rule.key_bias else None,
+        key_bias=_key_bias(rule.key_bias, current.trunk, layout) if rule.key_bias else None,
     )
     is_plain = inputs.window is None and inputs.softcap is None
-    return (current.backend if is_plain else current.fallback)(inputs, layout)[None]
+    return (current.backend if is_plain else current.modified)(inputs, layout)[None]
+
+
+def _key_bias(make: Callable[[int, torch.device], torch.Tensor], trunk: TrunkCache, layout: PackLayout) -> torch.Tensor:
+    """The bias of a pack's keys and those above, (Hq, depth). It is made seldom: making it waits for the device."""
+    device = layout.positions.device
+    known = trunk.key_bias.get(device)
+    if known is None or known.shape[1] < layout.depth:
+        known = trunk.key_bias[device] = make(2 * layout.depth, device)
+    return known[:, : layout.depth]
 
 
 def _attention_forward(

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.engine.attention.bias import fold_key_bias
-from bench.engine.attention.contract import AttentionInputs, PackLayout
+from bench.engine.attention.contract import AttentionInputs, PackLayout, to_device
 from bench.engine.attention.sdpa import merge_
 
 
@@ -45,7 +48,9 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
         output[call.queries], lse[call.queries] = there
     prefix_length = inputs.prefix_key.shape[1]
     if prefix_length:
-        call = _prefix_call(len(query), prefix_length, query.device)
+        if "prefix call" not in layout.cache:
+            layout.cache["prefix call"] = _prefix_call(len(query), prefix_length, query.device)
+        call = layout.cache["prefix call"]
         prefix_key, prefix_value = inputs.prefix_key.transpose(0, 1), inputs.prefix_value.transpose(0, 1)
         merge_(output, lse, *_run(call, query, prefix_key, prefix_value, inputs.scale, is_causal=False))
     return output[..., :num_dimensions].transpose(0, 1)
@@ -77,28 +82,30 @@ def _prefix_call(length: int, prefix_length: int, device: torch.device) -> _Call
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    return to_device(np.cumsum([0, *lengths], dtype=np.int32), device)
 
 
 def _places(ranges: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
-    return torch.cat([torch.arange(start, stop) for start, stop in ranges]).to(device)
+    return to_device(np.concatenate([np.arange(start, stop) for start, stop in ranges]), device)
 
 
 def _run(
     call: _Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, *, is_causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run one call; returns the output (t, Hq, D) and its log-sum-exp (t, Hq)."""
-    groups = query.shape[1] // key.shape[1]
+    attention = _varlen_attn()
     if call.queries is not None:
         query = query[call.queries]
     if call.keys is not None:
         key, value = key[call.keys], value[call.keys]
-    if groups > 1:  # torch 2.11 has no enable_gqa here
+    groups = query.shape[1] // key.shape[1]
+    options: dict[str, Any] = {}
+    if groups > 1 and takes_groups(attention):
+        options["enable_gqa"] = True
+    elif groups > 1:
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    output, lse = _varlen_attn()(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
+    output, lse = attention(
+        *(_with_dense_rows(tensor) for tensor in (query, key, value)),
         call.query_bounds,
         call.key_bounds,
         call.max_query,
@@ -106,11 +113,23 @@ def _run(
         return_aux=_lse_request(),
         scale=scale,
         window_size=(-1, 0) if is_causal else (-1, -1),
+        **options,
     )
     return output, lse.transpose(0, 1)
 
 
-def _varlen_attn() -> Any:
+def _with_dense_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The kernel takes any strides but the last dimension's."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+@cache
+def takes_groups(attention: Callable[..., Any]) -> bool:
+    """Whether `varlen_attn` lets query heads share a key head: torch 2.12 and later; before, keys are copied out."""
+    return "enable_gqa" in inspect.signature(attention).parameters
+
+
+def _varlen_attn() -> Callable[..., Any]:
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn

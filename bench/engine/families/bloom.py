@@ -9,10 +9,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, BloomModel, build_alibi_tensor
 
 from bench.engine.attention.interface import ScoreRule, attend
 from bench.engine.fuse import gelu_tanh
+
+
+class PackedBloomModel(BloomModel):  # type: ignore[misc]
+    """BLOOM without the biases that transformers makes in each forward pass, for which a GPU would be waited for."""
+
+    def build_alibi_tensor(
+        self,
+        attention_mask: torch.Tensor,
+        num_heads: int,  # noqa: ARG002
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Nothing: `PackedBloomAttention` does not look at it."""
+        return attention_mask.new_empty(0, dtype=dtype)
 
 
 class PackedBloomAttention(BloomAttention):  # type: ignore[misc]
@@ -45,4 +58,4 @@ class FusedBloomGelu(BloomGelu):  # type: ignore[misc]
     forward = gelu_tanh
 
 
-REPLACEMENTS = {BloomAttention: PackedBloomAttention, BloomGelu: FusedBloomGelu}
+REPLACEMENTS = {BloomModel: PackedBloomModel, BloomAttention: PackedBloomAttention, BloomGelu: FusedBloomGelu}
