@@ -62,7 +62,7 @@ def test_weights_that_wait_elsewhere_score_the_same(tmp_path: Path, name: str, w
 def test_each_device_has_a_layout_of_its_own() -> None:
     """As if a model's second layer were on another device: torch's meta device, which computes shapes only."""
     requests = few_shot_requests(50)
-    pack = next(pack for pack in plan_packs(requests, Budget(200, 1000)).packs if not pack.is_trunk)
+    pack = next(pack for pack in plan_packs(requests, Budget(60, 1000)).packs if pack.prefix_length)
     attention = plan_attention(pack.positions, pack.subtree_end, BACKENDS["sdpa"][1])
     first = make_layout(pack, attention, torch.device("cpu"))
     assert first.masks
@@ -74,9 +74,9 @@ def test_each_device_has_a_layout_of_its_own() -> None:
 
     length, depth = len(pack.tokens), pack.prefix_length
     trunk = TrunkCache(depth)
+    modules = [torch.nn.Module() for _ in range(4)]  # kept: the trunk's buffers go by their ids
     with interface.packed(first, trunk, backend, backend):
-        for device, heads in (("cpu", 2), ("meta", 3), ("cpu", 2), ("meta", 3)):
-            module = torch.nn.Module()
+        for module, device, heads in zip(modules, ("cpu", "meta") * 2, (2, 3) * 2, strict=True):
             trunk.keep(module, 0, *torch.zeros(2, heads, depth, 4, device=device))
             query, key, value = torch.zeros(3, 1, heads, length, 4, device=device)
             rule = ScoreRule(1.0, key_bias=lambda num, where: torch.zeros(2, num, device=where))
