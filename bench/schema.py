@@ -117,7 +117,8 @@ def validate(
         mistakes = sorted(problem.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
     first, *rest = mistakes
     source = (place(first["loc"]) if place else None) or _with_line(where, first["loc"])
-    others = sorted({key_path(item["loc"]) for item in rest} - {key_path(first["loc"])})
+    own = [item for item in rest if first["loc"][: len(item["loc"])] != item["loc"]]  # not what holds the mistake
+    others = sorted({key_path(item["loc"]) for item in own})
     more = f" (also wrong: {', '.join(others)})" if others else ""
     key = f"{key_path(first['loc'])}: " if first["loc"] else ""
     raise error(f"{source}: {key}{_explain(model, first)}{more}")

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from bench.errors import PlanError, TaskError
 from bench.schema import AutoInt, Many, StrictModel, key_path, load_yaml, validate
@@ -118,3 +118,14 @@ def test_the_origin_of_a_value_can_be_named_instead_of_the_file(write) -> None:
 def test_key_paths_read_as_people_write_them() -> None:
     assert key_path(("tasks", 1, "limit")) == "tasks[1].limit"
     assert key_path((0, "a")) == "[0].a"
+
+
+def test_a_list_is_not_wrong_because_its_item_is() -> None:
+    """pydantic finds a list too short once its only item is left out for a mistake in it."""
+
+    class Garage(StrictModel):
+        wheels: Annotated[Many[Wheel], Field(min_length=1)]
+
+    with pytest.raises(PlanError) as error:
+        validate(Garage, {"wheels": [{"size": 1, "colour": "blue"}]}, PlanError, Path("plan.yaml"))
+    assert "also wrong" not in str(error.value)
