@@ -120,12 +120,14 @@ def test_key_paths_read_as_people_write_them() -> None:
     assert key_path((0, "a")) == "[0].a"
 
 
-def test_a_list_is_not_wrong_because_its_item_is() -> None:
+def test_a_list_is_not_wrong_because_its_item_is(tmp_path: Path) -> None:
     """pydantic finds a list too short once its only item is left out for a mistake in it."""
 
     class Garage(StrictModel):
         wheels: Annotated[Many[Wheel], Field(min_length=1)]
 
-    with pytest.raises(PlanError) as error:
-        validate(Garage, {"wheels": [{"size": 1, "colour": "blue"}]}, PlanError, Path("plan.yaml"))
+    file = tmp_path / "garage.yaml"
+    file.write_text("wheels: [{size: 1, colour: blue}]")
+    with pytest.raises(PlanError, match="colour") as error:
+        validate(Garage, load_yaml(file, PlanError), PlanError, file)
     assert "also wrong" not in str(error.value)
