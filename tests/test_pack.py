@@ -156,7 +156,7 @@ def test_the_first_scores_of_a_long_job_come_soon() -> None:
     assert sizes[:2] == [1, 2]
     assert sum(sizes) == 161
     assert set(sizes[2:-1]) <= {14, 16}
-    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(40, 100)).packs][:2] == [1, 40]
+    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(41, 100)).packs][:2] == [1, 40]
 
 
 def test_rows_of_logits_bound_a_pack_as_tokens_do() -> None:

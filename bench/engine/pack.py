@@ -23,6 +23,7 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
 
+_LONG = 4  # packs of work
 _FIRST_SHARE = 8  # of a long job the first scores are to be seen soon: their pack is so many times smaller
 
 
@@ -176,7 +177,7 @@ class _Planner:
             self.num_tokens[parent] += self.num_tokens[node]
             self.num_rows[parent] += self.num_rows[node]
         self.num_emitted = 0
-        is_long = tree.num_tokens > _FIRST_SHARE * budget.tokens
+        is_long = tree.num_tokens > _LONG * budget.tokens
         self.first_tokens = budget.tokens // _FIRST_SHARE if is_long else budget.tokens
         self.first_path = set(_first_path(tree))
 
