@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bench.config import RunPlan
-from bench.engine.estimate import USUAL_SHARE, Flops, block_shapes
+from bench.engine.estimate import USUAL_SHARE, Flops
 from bench.engine.memory import Memory
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
@@ -16,8 +16,8 @@ from bench.models.fit import estimate_memory
 from bench.models.precision import Precision
 from bench.runner import Listener, Silence, open_session, prepare_jobs
 from bench.session import Session, num_processes
-from bench.telemetry.matmul import MatmulProbe
 
+_NUM_TOKENS = 1024  # of the products that are timed
 _NUM_MEASUREMENTS = 3  # their median: a small model's products take microseconds, and one may be held up
 
 
@@ -29,7 +29,8 @@ class Forecast:
         num_logical: tokens if every request were a forward pass of its own.
         num_distinct: tokens that are forwarded.
         num_processes: how many would share the work.
-        predicted_s: seconds of scoring, from the rate of matrix products measured now in one process.
+        predicted_s: seconds of scoring, from the rate of matrix products measured now in one process; those on a CPU
+            share that rate.
         memory: what the weights and the largest pack take on `device`, of which `free_bytes` are free.
     """
 
@@ -64,7 +65,7 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
     for model in plan.models:
         try:
             session = open_session(model, plan.engine, listener)
-            probe = MatmulProbe(block_shapes(session.skeleton), 1024, session.dtype, session.device)
+            probe = session.probe(_NUM_TOKENS)
             for _ in range(_NUM_MEASUREMENTS):
                 probe.measure()
             forecasts += [_forecast(session, job, probe.flops_per_s) for job in jobs]
@@ -78,6 +79,7 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
     blocks = list(plan_blocks(job.samples, session.encoder, budget, Silence(), session.kind.plan))
+    num = num_processes(session.spec, session.engine)
     flops = Flops(0, 0, 0)
     for block in blocks:
         flops += session.cost.of(block.plan.packs)
@@ -96,8 +98,8 @@ def _forecast(session: Session, job: Job, rate: float) -> Forecast:
         ),
         flops=flops,
         matmul_flops_per_s=rate,
-        num_processes=(num := num_processes(session.spec, session.engine)),
-        predicted_s=flops.total / rate / USUAL_SHARE / num,
+        num_processes=num,
+        predicted_s=flops.total / rate / USUAL_SHARE / (num if session.device.type == "cuda" else 1),
         memory=estimate_memory(session, [pack for block in blocks for pack in block.plan.packs]),
         free_bytes=session.free_bytes(),
         device=str(session.device),

@@ -255,7 +255,7 @@ def run_identity(session: Session, job: Job, made_with: tuple[str, str] | None =
             "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
             "categories": {name: list(subjects) for name, subjects in job.task.categories.items()},
             "limit": job.spec.limit,
-            **session.kind_identity,
+            "kind": [session.kind.name, session.pll],
         }
     )
 

@@ -152,7 +152,7 @@ class _Run:
 
     def _share(self, block: Block, pending: set[int]) -> Share:
         """What this process is to score of a block."""
-        if self.team.is_lockstep:
+        if self.team.size == 1 or self.team.is_lockstep:  # nothing to deal out
             packs = tuple(block.plan.needed_for(pending))
             return Share(frozenset(pending), packs, frozenset(packs), 0)
         costs = [self.session.cost.of([pack]).total for pack in block.plan.packs]

@@ -186,10 +186,9 @@ class Session:
         return self.kind.build_encoder(self.tokenizer, self.config, self.rules)
 
     @property
-    def kind_identity(self) -> dict[str, Any]:
-        """What a run's identity says of the kind of model; of causal models nothing, as before there were others."""
-        rules = {"masked": self.rules.pll}
-        return {} if self.kind.name == "causal" else {"kind": [self.kind.name, rules.get(self.kind.name)]}
+    def pll(self) -> str | None:
+        """How pseudo-log-likelihoods are made; None where likelihoods are exact."""
+        return self.engine.pll if self.kind.likelihood == "pll" else None
 
     def tokenize_plainly(self, sample: PromptedSample) -> tuple[list[TokenRequest], bool]:
         """A sample's requests made by nothing but the tokenizer, and whether tokens were cut."""
@@ -344,7 +343,7 @@ class Session:
             "is_compiled": self.is_compiled,
             "num_threads": torch.get_num_threads(),
             "max_length": self.max_length,
-            "pll": self.rules.pll if self.kind.likelihood == "pll" else None,
+            "pll": self.pll,
             "self_check": None
             if check is None
             else {"max_difference": check.max_difference, "tolerance": check.tolerance},

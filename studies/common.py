@@ -24,16 +24,6 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 _PUBLISHED = ("steelyard", "lm_eval", "torch", "transformers", "python", "cpu", "num_cpus", "gpu", "commit", "is_dirty")
 
 
-class Silent:
-    """Progress that nobody watches."""
-
-    def plan(self, num_tokens: int, *, is_all: bool) -> None:
-        """Do nothing."""
-
-    def advance(self, num_tokens: int) -> None:
-        """Do nothing."""
-
-
 def arguments(description: str, *, forms: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of what all studies take; `forms` is the default of those that put questions in forms."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

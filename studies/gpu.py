@@ -25,7 +25,6 @@ import torch
 from common import (
     NUM_FEWSHOT,
     SUBJECTS,
-    Silent,
     arguments,
     mmlu_folder,
     model_folder,
@@ -46,7 +45,7 @@ from bench.errors import InputError, ScoringError, one_of
 from bench.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bench.job import Job, prepare_job
 from bench.records import PromptedSample
-from bench.runner import describe_model, run_identity
+from bench.runner import Silence, describe_model, run_identity
 from bench.scoring import score_samples
 from bench.session import Session
 from bench.store import RunFolder
@@ -212,7 +211,7 @@ def _measure(session: RandomSession, job: Job, out: Path) -> dict[str, Any]:
     header |= {"config": {}, "started_at": ""}
     energy_j, began = _energy_j(session.device), time.perf_counter()
     with RunFolder.open(out, session.spec.name, run_identity(session, job), header) as folder:
-        score_samples(session, job, folder, Silent())
+        score_samples(session, job, folder, Silence())
         info = folder.info
         if folder.failed:
             raise ScoringError(f"{session.spec.name}: {next(iter(folder.failed.values())).error}")

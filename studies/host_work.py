@@ -19,7 +19,6 @@ from typing import Any
 
 from common import (
     NUM_FEWSHOT,
-    Silent,
     arguments,
     mmlu_folder,
     num_threads,
@@ -38,6 +37,7 @@ from bench.engine.pipeline import plan_blocks
 from bench.job import Job
 from bench.prompts import build_prompts
 from bench.records import PromptedSample
+from bench.runner import Silence
 from bench.session import Session
 from bench.task import load_task
 from bench.telemetry.machine import peak_rss_bytes
@@ -125,7 +125,7 @@ def _pack(session: Session, job: Job, wanted: Container[str]) -> _Packed:
     packed = _Packed()
     budget: Future[Budget] = Future()
     budget.set_result(session.choose_budget(None))
-    for block in plan_blocks(job.samples, session.encoder, budget, Silent(), session.kind.plan):
+    for block in plan_blocks(job.samples, session.encoder, budget, Silence(), session.kind.plan):
         pairs = zip(block.samples, block.encoded, strict=True)
         packed.kept += [(sample, encoded) for sample, encoded in pairs if sample.sample.id in wanted]
         packed.encode_s += block.encode_s

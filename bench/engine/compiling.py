@@ -1,8 +1,8 @@
 """The repeated block of a model, compiled: its norms, activations and rotary embedding in a few passes over memory.
 
-Only matrix products and attention are worth a kernel of their own; written out by transformers, all else takes a fifth
-of a GPU's time. One block is compiled and serves for all of them, whatever a pack's length; attention is left as it
-is. Packs of a single token, for which a block would be compiled once more, are computed uncompiled.
+Only matrix products and attention are worth a kernel of their own; written out by transformers, all else is estimated
+to take a fifth of a GPU's time. One block is compiled and serves for all of them, whatever a pack's length; attention
+is left as it is. Packs of a single token, for which a block would be compiled once more, are computed uncompiled.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class EncodedSample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
     """Token ids of a context and a continuation, before truncation."""
 
     context: Ids
@@ -66,6 +66,7 @@ class _Pair:
 
     @property
     def num_inputs(self) -> int:
+        """Tokens that have to fit `max_length`."""
         return len(self.context) + len(self.continuation) - 1
 
 
@@ -175,6 +176,12 @@ class SampleEncoder(ABC, Generic[S]):
         is_overlong = any(pair.num_inputs > self._rules.max_length for pair in pairs)
         return is_overlong and self._rules.overlong == "drop_shots" and bool(requests[0].prompt.shots)
 
+    def _after_prefix(self, ids: Ids) -> Pair:
+        """A continuation without context is scored after BOS (or EOS), unless it starts with it."""
+        if self._prefix_id is None or (len(ids) and ids[0] == self._prefix_id):
+            return Pair(ids[:1], tuple(ids[1:].tolist()))
+        return Pair(np.array([self._prefix_id], dtype=np.uint32), tuple(ids.tolist()))
+
     def _gets_special_tokens(self, text: str) -> bool:
         """Whether the tokenizer's special tokens are due to a whole text."""
         has_bos = bool(self._bos_text) and text.startswith(self._bos_text or "")
@@ -189,7 +196,7 @@ class SampleEncoder(ABC, Generic[S]):
         return [np.array(ids, dtype=np.uint32) for ids in found]
 
 
-class Encoder(SampleEncoder[_Pair]):
+class Encoder(SampleEncoder[Pair]):
     """Encodes prompted samples for a causal model."""
 
     def __init__(self, tokenizer: Any, rules: EncodingRules) -> None:
@@ -204,13 +211,10 @@ class Encoder(SampleEncoder[_Pair]):
         """Whether shared text is encoded once, rather than with each prompt."""
         return self._boundaries is not None
 
-    def _finish(self, prompt: Prompt, pairs: Sequence[_Pair], num_dropped: int) -> EncodedSample:
+    def _finish(self, prompt: Prompt, pairs: Sequence[Pair], num_dropped: int) -> EncodedSample:
         limit = self._rules.max_length
-        if any(not pair.continuation or not len(pair.context) for pair in pairs):
-            return EncodedSample(prompt, (), error="context or continuation has no token of its own")
-        longest = max(len(pair.continuation) for pair in pairs)
-        if longest > limit:
-            return EncodedSample(prompt, (), error=f"a continuation of {longest} tokens exceeds max_length {limit}")
+        if (error := refusal(pairs, limit)) is not None:
+            return EncodedSample(prompt, (), error=error)
         requests = []
         joined: dict[tuple[int, ...], Ids] = {}  # options of one token share one array of inputs
         for pair in pairs:
@@ -222,7 +226,7 @@ class Encoder(SampleEncoder[_Pair]):
         num_cut = max(0, max(pair.num_inputs for pair in pairs) - limit)
         return EncodedSample(prompt, tuple(requests), num_dropped, num_cut)
 
-    def _encode_requests(self, requests: Sequence[Sequence[Request]]) -> list[list[_Pair]]:
+    def _encode_requests(self, requests: Sequence[Sequence[Request]]) -> list[list[Pair]]:
         pairs = self._encode_pairs(requests, self._boundaries)
         if self._boundaries is not None:
             some = range(0, len(requests), max(1, len(requests) // _NUM_COMPARED))
@@ -232,12 +236,12 @@ class Encoder(SampleEncoder[_Pair]):
                 return self._encode_pairs(requests, None)
         return pairs
 
-    def _encode_pairs(self, requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> list[list[_Pair]]:
+    def _encode_pairs(self, requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> list[list[Pair]]:
         jobs = list(_plan_jobs(requests, boundaries))
         ids = self._encode_texts({text for job in jobs for text in job.texts()})
         return [self._pairs(job, ids) for job in jobs]
 
-    def _pairs(self, job: _Job, ids: Mapping[_Text, Ids]) -> list[_Pair]:
+    def _pairs(self, job: _Job, ids: Mapping[_Text, Ids]) -> list[Pair]:
         scored = [ids[job.scored(continuation)] for continuation in job.continuations]
         if not job.context:
             return [self._after_prefix(part) for part in scored]
@@ -245,13 +249,7 @@ class Encoder(SampleEncoder[_Pair]):
         if job.head:
             context = np.concatenate((ids[job.head], tail))
         own = scored if job.is_apart else [part[len(tail) :] for part in scored]
-        return [_Pair(context, tuple(part.tolist())) for part in own]
-
-    def _after_prefix(self, ids: Ids) -> _Pair:
-        """A continuation without context is scored after BOS (or EOS), unless it starts with it."""
-        if self._prefix_id is None or (len(ids) and ids[0] == self._prefix_id):
-            return _Pair(ids[:1], tuple(ids[1:].tolist()))
-        return _Pair(np.array([self._prefix_id], dtype=np.uint32), tuple(ids.tolist()))
+        return [Pair(context, tuple(part.tolist())) for part in own]
 
     def _encode_texts(self, texts: Iterable[_Text]) -> Mapping[_Text, Ids]:
         """Encode each text, batched."""
@@ -274,6 +272,14 @@ class Encoder(SampleEncoder[_Pair]):
 def _appends_nothing(backend: Tokenizer) -> bool:
     ends = [backend.encode("a", add_special_tokens=adds_special).ids[-1:] for adds_special in (True, False)]
     return ends[0] == ends[1]
+
+
+def refusal(pairs: Sequence[Pair], limit: int) -> str | None:
+    """Why a sample with these requests cannot be scored within `limit` tokens; None if it can."""
+    if any(not pair.continuation or not len(pair.context) for pair in pairs):
+        return "context or continuation has no token of its own"
+    longest = max(len(pair.continuation) for pair in pairs)
+    return f"a continuation of {longest} tokens exceeds max_length {limit}" if longest > limit else None
 
 
 def _plan_jobs(requests: Sequence[Sequence[Request]], boundaries: Boundaries | None) -> Iterator[_Job]:
@@ -299,7 +305,7 @@ def _without_last_shot(requests: Sequence[Request]) -> tuple[Request, ...]:
     return tuple(replace(request, prompt=shorter) for request in requests)
 
 
-def _is_equal(some: Sequence[_Pair], others: Sequence[_Pair]) -> bool:
+def _is_equal(some: Sequence[Pair], others: Sequence[Pair]) -> bool:
     return all(
         a.continuation == b.continuation and np.array_equal(a.context, b.context)
         for a, b in zip(some, others, strict=True)

@@ -135,6 +135,21 @@ def attend(
     return (current.backend if is_plain else current.modified)(inputs, layout)[None]
 
 
+def attention_method(rule: Callable[[Any], ScoreRule]) -> Callable[..., tuple[torch.Tensor, None]]:
+    """Make the method `_attn` of GPT-J and its kin: query, key, value and a mask, which the pack makes needless."""
+
+    def _attn(
+        self: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,  # noqa: ARG001
+    ) -> tuple[torch.Tensor, None]:
+        return attend(self, query, key, value, rule(self)), None
+
+    return _attn
+
+
 def _key_bias(make: Callable[[int, torch.device], torch.Tensor], trunk: TrunkCache, layout: PackLayout) -> torch.Tensor:
     """The bias of a pack's keys and those above, (Hq, depth). It is made seldom: making it waits for the device."""
     device = layout.positions.device

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
-from bench.engine.attention.interface import ScoreRule, attend
+from bench.engine.attention.interface import ScoreRule, attention_method
+
+
+def _rule(module: GPTNeoSelfAttention) -> ScoreRule:
+    return ScoreRule(scale=1.0, window=module.config.window_size if module.attention_type == "local" else None)
 
 
 class PackedGPTNeoSelfAttention(GPTNeoSelfAttention):  # type: ignore[misc]
     """GPT-Neo's attention over a pack."""
 
-    def _attn(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,  # noqa: ARG002  # the pack says who sees whom
-    ) -> tuple[torch.Tensor, None]:
-        window = self.config.window_size if self.attention_type == "local" else None
-        return attend(self, query, key, value, ScoreRule(scale=1.0, window=window)), None
+    _attn = attention_method(_rule)
 
 
 REPLACEMENTS = {GPTNeoSelfAttention: PackedGPTNeoSelfAttention}

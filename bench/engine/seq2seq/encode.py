@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from bench.engine.encode import EncodedSample, EncodingRules, SampleEncoder
+from bench.engine.encode import EncodedSample, EncodingRules, Pair, SampleEncoder, refusal
 from bench.engine.seq2seq.pack import Seq2SeqRequest
 from bench.engine.tree import Ids
 from bench.errors import ModelLoadError
@@ -21,11 +19,8 @@ from bench.records import Prompt, Request
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """Token ids of a context and a continuation, before truncation."""
-
-    context: Ids
-    continuation: tuple[int, ...]
+class _Pair(Pair):
+    """The same, of which the context alone goes into the encoder."""
 
     @property
     def num_inputs(self) -> int:
@@ -61,17 +56,13 @@ class Seq2SeqEncoder(SampleEncoder[_Pair]):
     def _pair(self, context: Ids | None, continuation: Ids) -> _Pair:
         if context is not None:
             return _Pair(context, tuple(continuation.tolist()))
-        if self._prefix_id is None or (len(continuation) and continuation[0] == self._prefix_id):
-            return _Pair(continuation[:1], tuple(continuation[1:].tolist()))
-        return _Pair(np.array([self._prefix_id], dtype=np.uint32), tuple(continuation.tolist()))
+        pair = self._after_prefix(continuation)
+        return _Pair(pair.context, pair.continuation)
 
     def _finish(self, prompt: Prompt, pairs: Sequence[_Pair], num_dropped: int) -> EncodedSample:
         limit = self._rules.max_length
-        if any(not pair.continuation or not len(pair.context) for pair in pairs):
-            return EncodedSample(prompt, (), error="context or continuation has no token of its own")
-        longest = max(len(pair.continuation) for pair in pairs)
-        if longest > limit:
-            return EncodedSample(prompt, (), error=f"a continuation of {longest} tokens exceeds max_length {limit}")
+        if (error := refusal(pairs, limit)) is not None:
+            return EncodedSample(prompt, (), error=error)
         requests = tuple(Seq2SeqRequest(pair.context[-limit:], pair.continuation, self._start) for pair in pairs)
         num_cut = max(0, max(pair.num_inputs for pair in pairs) - limit)
         return EncodedSample(prompt, requests, num_dropped, num_cut)
