@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 # From the ground up; a module imports from its own layer and from those above it in this list.
 LAYERS = [
     """bench errors records completer""",
-    """catalog catalog.* api api.spec api.presets api.contract api.failures
+    """catalog catalog.* api api.spec api.presets api.contract api.failures api.streams
     schema speed speed.spec template task config measures metrics stats stats.* writing writing.extract
     writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
