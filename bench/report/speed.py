@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.power import joules
+from bench.report.served import render_served
 from bench.report.text import (
     MISSING,
     Screen,
@@ -58,14 +59,28 @@ def read_speed_run(path: Path) -> SpeedRun | None:
     info = read_speed_info(path)
     if info is None:
         return None
-    points = sorted(
-        read_points(path).values(), key=lambda one: (one["phase"] != "prefill", one["batch_size"], one["length"])
-    )
-    return SpeedRun(path, info, tuple(points))
+    return SpeedRun(path, info, tuple(sorted(read_points(path).values(), key=_place)))
+
+
+def _place(point: Mapping[str, Any]) -> tuple[float, ...]:
+    """Where a point stands in its sweep."""
+    if point["phase"] == "served":
+        load = point["load"]
+        return ("concurrency" not in load, *load.values(), point["prompt_tokens"], point["completion_tokens"])
+    return (point["phase"] != "prefill", point["batch_size"], point["length"])
 
 
 def render_speed(runs: Sequence[SpeedRun], screen: Screen) -> str:
-    """The table of all points of speed runs, with what must be known of them."""
+    """The tables of all points of speed runs, of models on this machine and of served ones."""
+    served = [run for run in runs if run.info["model"]["kind"] == "api"]
+    local = [run for run in runs if run not in served]
+    tables = [_render_local(local, screen)] if local else []
+    tables += [render_served([(run.path.name, run.info, run.points) for run in served], screen)] if served else []
+    return "\n\n".join(tables)
+
+
+def _render_local(runs: Sequence[SpeedRun], screen: Screen) -> str:
+    """The table of points, with what must be known of them."""
     rows = [(run, point) for run in runs for point in run.points]
     columns, dropped = fit(_columns(rows), screen.width)
     lines = [draw_titles(columns), draw_rule(columns)]
