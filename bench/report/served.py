@@ -141,8 +141,8 @@ def _of_point(point: Mapping[str, Any]) -> Iterator[str]:
     if tokens["reasoning"]:
         yield f"{count(tokens['reasoning'])} tokens of reasoning are among those written"
     yield from (f"{key} not measured: {why}" for key, why in point["not_measured"].items())
-    if point["most_under_way"] > _MOST_CONNECTIONS:
-        yield f"{count(point['most_under_way'])} requests under way, and SDKs keep those beyond {_MOST_CONNECTIONS:,} back"
+    if (most := point["most_under_way"]) > _MOST_CONNECTIONS:
+        yield f"{count(most)} requests under way, and SDKs keep those beyond {_MOST_CONNECTIONS:,} back"
 
 
 def _behind(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
