@@ -16,7 +16,7 @@ from bench.api.contract import Client
 from bench.api.failures import AccessFailure
 from bench.api.ledger import CapReached, Ledger, Tally
 from bench.api.model import ApiModel, usd
-from bench.api.pool import Patience, stopped
+from bench.api.pool import Patience
 from bench.catalog.prices import BilledTokens
 from bench.completer import GenerationSettings
 from bench.config import ModelSpec, RunPlan
@@ -109,7 +109,9 @@ class ServedSweep:
                 runner.run(bench.probe())
                 yield measure
             except (CapReached, AccessFailure) as why:
-                raise stopped(str(why)) from None
+                raise ApiError(
+                    f"stopped: {why}; what was measured is saved, and the same command goes on from there"
+                ) from None
             finally:
                 _save(folder, tally, 0.0)
                 runner.run(client.close())
