@@ -16,8 +16,8 @@ from bench.api.contract import Client
 from bench.api.failures import AccessFailure
 from bench.api.ledger import CapReached, Ledger, Tally
 from bench.api.model import ApiModel, usd
-from bench.api.pool import Patience
-from bench.catalog.prices import BilledTokens
+from bench.api.pool import Chat, Patience
+from bench.catalog.prices import BilledTokens, Tariff
 from bench.completer import GenerationSettings
 from bench.config import ModelSpec, RunPlan
 from bench.errors import ApiError
@@ -69,13 +69,12 @@ class ServedSweep:
     def estimate(self, num_points: int) -> str | None:
         """What so many points may cost, and what that goes by."""
         model, spec = self._model, self._spec
-        num = num_points * (spec.num_requests + spec.warm_up_requests)
+        num = num_points * _num_requests(spec)
         if model.tariff is None:
             return f"{num:,} requests to {model.preset.title}; no price is known, so neither is the cost"
         if model.preset.is_free:
             return None
-        cap = model.spec.api.max_cost_usd
-        most = num * model.tariff.cost_usd(BilledTokens(spec.prompt_tokens, spec.completion_tokens))
+        most, cap = num_points * _usual_usd(model.tariff, spec), model.spec.api.max_cost_usd
         return (
             f"{num:,} requests, up to {usd(most)}: about {spec.prompt_tokens:,} tokens of prompt and up to "
             f"{spec.completion_tokens:,} written for each; {f'stops at {usd(cap)}; ' if cap else ''}"
@@ -95,18 +94,18 @@ class ServedSweep:
         folder.update({"engine": {"path": "api", "is_streamed": True}})
         with asyncio.Runner() as runner:
             client = runner.run(_connected(self._model))
-            bench = _Bench(self._model, self._spec, client, ledger, count)
+            sitting = _Sitting(self._model, self._spec, client, ledger, count)
 
             def measure(load: Load) -> dict[str, Any]:
-                _save(folder, tally, bench.most_usd(load))
+                _save(folder, tally, sitting.most_usd(load))
                 try:
-                    return runner.run(bench.measure(load))
+                    return runner.run(sitting.measure(load))
                 finally:
                     _save(folder, tally, 0.0)
 
             try:
-                _save(folder, tally, ledger.most_usd(bench.probe_chat(bench.probe_words[1]), bench.settings) * 2)
-                runner.run(bench.probe())
+                _save(folder, tally, sitting.most_usd_of_probes)
+                runner.run(sitting.probe())
                 yield measure
             except (CapReached, AccessFailure) as why:
                 raise ApiError(
@@ -120,7 +119,7 @@ class ServedSweep:
         """Nothing is open between runs."""
 
 
-class _Bench:
+class _Sitting:
     """One sitting with a provider's model."""
 
     def __init__(
@@ -134,15 +133,11 @@ class _Bench:
         self._spec = spec
         self._tariff = model.tariff
         self._ledger = ledger
-        self.settings = GenerationSettings(spec.completion_tokens)
+        self._settings = GenerationSettings(spec.completion_tokens)
         self._patience = Patience(timeout_s=model.spec.api.timeout_s)
-        self._asker = Asker(client, self.settings, ledger, model.spec.api.timeout_s, count)
+        self._asker = Asker(client, self._settings, ledger, model.spec.api.timeout_s, count)
         self._words = Words(spec.seed, secrets.token_hex(4))
-        self.probe_words = (spec.prompt_tokens // 4, spec.prompt_tokens // 2)
-
-    def probe_chat(self, num_words: int) -> Any:
-        """A prompt to learn from."""
-        return self._words.chat(f"probe {num_words}", num_words)
+        self._probe_words = (spec.prompt_tokens // 4, spec.prompt_tokens // 2)
 
     async def probe(self) -> None:
         """Learn from two requests how many words make a prompt, and that the provider answers at all.
@@ -151,36 +146,36 @@ class _Bench:
             ApiError: it does not.
         """
         counts = []
-        for num_words in self.probe_words:
+        for num_words in self._probe_words:
             taken = await self._answered(num_words)
             if taken.num_prompt_tokens is not None:
                 counts.append((num_words, taken.num_prompt_tokens))
-        if len(counts) == len(self.probe_words):
+        if len(counts) == len(self._probe_words):
             self._words.calibrate(*counts)
 
     async def _answered(self, num_words: int) -> Taken:
         clock = asyncio.get_running_loop().time
         for attempt in range(_PROBE_TRIES):
-            taken = await self._asker.ask(self.probe_chat(num_words), clock(), clock())
+            taken = await self._asker.ask(self._probe_chat(num_words), clock(), clock())
             if taken.failure is None:
                 return taken
             if attempt + 1 < _PROBE_TRIES:
                 await asyncio.sleep(self._patience.pause_s(attempt))
         raise ApiError(f"nothing can be measured: a first request has no answer: {taken.why}")
 
+    @property
+    def most_usd_of_probes(self) -> float:
+        """The most that the first requests may cost."""
+        return sum(self._ledger.most_usd(self._probe_chat(num), self._settings) for num in self._probe_words)
+
     def most_usd(self, load: Load) -> float:
         """The most that a point may cost."""
-        num = self._spec.num_requests + self._spec.warm_up_requests
-        return num * self._ledger.most_usd(self._chat(load, "0"), self.settings)
+        return _num_requests(self._spec) * self._ledger.most_usd(self._chat(load, "0"), self._settings)
 
-    def _usual_usd(self, load: Load) -> float:
-        """What a point costs if prompts are as long as asked, and completions as long as they may be."""
-        if self._tariff is None:
-            return 0.0
-        num = self._spec.num_requests + self._spec.warm_up_requests
-        return num * self._tariff.cost_usd(BilledTokens(load.prompt_tokens, load.completion_tokens))
+    def _probe_chat(self, num_words: int) -> Chat:
+        return self._words.chat(f"probe {num_words}", num_words)
 
-    def _chat(self, load: Load, name: str) -> Any:
+    def _chat(self, load: Load, name: str) -> Chat:
         return self._words.chat(f"{load.key} {name}", self._words.num_words(load.prompt_tokens))
 
     async def measure(self, load: Load) -> dict[str, Any]:
@@ -191,12 +186,12 @@ class _Bench:
             AccessFailure: the provider will answer nothing.
             NotMeasured: no request was answered.
         """
-        if not self._ledger.fits(self._usual_usd(load)):
+        if not self._ledger.fits(_usual_usd(self._tariff, self._spec)):
             raise CapReached
         spent_usd = self._ledger.tally.spent_usd
         await self._warm_up(load)
         gc.collect()
-        gc.freeze()  # what is there stays; looking through it again and again would stop the clock's hand for long
+        gc.freeze()  # what is there stays: to look through it again and again would stop the loop for long
         try:
             async with watched_lag() as lags:
                 taken = await self._drive(load)
@@ -205,7 +200,8 @@ class _Bench:
         taken = sorted(map(self._asker.count_rest, taken), key=lambda one: one.due_s)
         if all(one.failure is not None for one in taken):
             raise _hopeless(taken)
-        cost_usd = None if self._tariff is None else self._ledger.tally.spent_usd - spent_usd
+        is_known = all(one.cost_usd is not None for one in taken if one.failure is None)
+        cost_usd = self._ledger.tally.spent_usd - spent_usd if is_known else None
         figures = describe_load(load, taken, self._spec.objective)
         return {**figures, "lag_s": percentiles(lags) if lags else None, "cost_usd": cost_usd}
 
@@ -229,6 +225,18 @@ class _Bench:
 
         spec = self._spec
         return await drive(load, ask, spec.num_requests, max_s=spec.max_s, seed=spec.seed)
+
+
+def _num_requests(spec: ServedSpec) -> int:
+    """Of a point, with those of warm-up."""
+    return spec.num_requests + spec.warm_up_requests
+
+
+def _usual_usd(tariff: Tariff | None, spec: ServedSpec) -> float:
+    """What a point costs if prompts are as long as asked, and completions as long as they may be."""
+    if tariff is None:
+        return 0.0
+    return _num_requests(spec) * tariff.cost_usd(BilledTokens(spec.prompt_tokens, spec.completion_tokens))
 
 
 def _hopeless(taken: Sequence[Taken]) -> NotMeasured:
