@@ -34,9 +34,11 @@ from bench.runner import Silence
 from bench.speed.folder import read_points
 from bench.speed.load import arrivals
 from bench.speed.runner import run_speed
+from bench.stats.medians import quantile
 
 _NUM_TOKENS = 16
 _FIRST_S, _LATE_FIRST_S, _GAP_S = 2.0, 4.0, 0.1
+_SPREAD_S = 0.5  # first pieces come so far apart, as a real server's do: equal delays would keep requests in step
 _EVERY = 4  # of so many requests, the last begins late
 _OBJECTIVE_S = 3.0  # of TTFT: those that begin late do not meet it
 _PER_PIECE = 4
@@ -64,6 +66,11 @@ def _is_late(number: int) -> bool:
     return number % _EVERY == _EVERY - 1
 
 
+def _first_s(number: int) -> float:
+    """When the first piece of a request's answer is sent: around one of two moments, evenly spread."""
+    return (_LATE_FIRST_S if _is_late(number) else _FIRST_S) + _SPREAD_S * (number * 0.618034 % 1 - 0.5)
+
+
 def _stream(per_piece: int, has_late: bool, server: ApiServer) -> None:
     """Program the server; the number of a request stands before the colon of its prompt."""
     server.key = None
@@ -71,7 +78,7 @@ def _stream(per_piece: int, has_late: bool, server: ApiServer) -> None:
 
     def tempo(prompt: str) -> Tempo:
         found = re.search(r"-(\d+): ", prompt) if has_late else None
-        return Tempo(_LATE_FIRST_S if found and _is_late(int(found[1])) else _FIRST_S, _GAP_S, per_piece)
+        return Tempo(_first_s(int(found[1])) if found else _FIRST_S, _GAP_S, per_piece)
 
     server.tempo = tempo
 
@@ -108,14 +115,15 @@ def _checks(title: str, point: Mapping[str, Any], per_piece: int) -> list[Check]
     """What was programmed beside what was found."""
     num, gaps = point["num_requests"], (_NUM_TOKENS - 1) // per_piece
     rest_s = gaps * _GAP_S
-    duration_s = _ideal_s(point["load"], num, lambda one: (_LATE_FIRST_S if _is_late(one) else _FIRST_S) + rest_s)
+    firsts = [_first_s(number) for number in range(num)]
+    duration_s = _ideal_s(point["load"], num, lambda number: firsts[number] + rest_s)
     num_good = sum(not _is_late(number) for number in range(num))
     expected = {
-        "TTFT p50, s": (_FIRST_S, point["ttft_s"]["p50"]),
-        "TTFT p90, s": (_LATE_FIRST_S, point["ttft_s"]["p90"]),
+        "TTFT p50, s": (quantile(firsts, 0.5), point["ttft_s"]["p50"]),
+        "TTFT p90, s": (quantile(firsts, 0.9), point["ttft_s"]["p90"]),
         "ITL p50, s": (_GAP_S, point["itl_s"]["p50"]),
         "TPOT p50, s": (rest_s / (_NUM_TOKENS - 1), point["tpot_s"]["p50"]),
-        "latency p50, s": (_FIRST_S + rest_s, point["latency_s"]["p50"]),
+        "latency p50, s": (quantile(firsts, 0.5) + rest_s, point["latency_s"]["p50"]),
         "tokens/s": (num * _NUM_TOKENS / duration_s, point["tokens_per_s"]),
         "goodput, requests/s": (num_good / duration_s, point["goodput"]["requests_per_s"]),
     }
@@ -227,7 +235,7 @@ def study(options: argparse.Namespace) -> int:
         "# Servers: programmed delays, found again",
         "",
         f"{options.requests} requests a point, {_NUM_TOKENS} tokens each; the first piece after {_FIRST_S:g} s (every "
-        f"{_EVERY}th: {_LATE_FIRST_S:g} s), one every {_GAP_S:g} s after it; goodput: TTFT within {_OBJECTIVE_S:g} s. "
+        f"{_EVERY}th: {_LATE_FIRST_S:g} s), spread over {_SPREAD_S:g} s, one every {_GAP_S:g} s after it; goodput: TTFT within {_OBJECTIVE_S:g} s. "
         "The server is another process of the same machine. Expected tokens/s and goodput are those of the load if "
         "nothing but the delays took time.",
         "",
