@@ -14,19 +14,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.disk import write_atomically
 from bench.engine.deal import Share, deal
 from bench.engine.estimate import USUAL_SHARE, Flops
 from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
 from bench.errors import StoreError
-from bench.job import Job
 from bench.measured import Measured, put_together
 from bench.metrics import Shortening, add_windows, failed_sample
 from bench.records import Loglikelihood, Score
+from bench.runs.disk import write_atomically
+from bench.runs.folder import RunShare
 from bench.session import Session
-from bench.store import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.telemetry.matmul import MatmulProbe
 from bench.telemetry.summary import count_answers, sum_energy, summarise_energy

@@ -28,8 +28,8 @@ from typing import Any
 from common import model_folder, positive_int, publish, run_study, table, verdict
 from loopback import KEY, ApiServer, Said, Tempo, hear, loopback
 
-from bench.config import resolve_plan
 from bench.errors import ScoringError
+from bench.plan import resolve_plan
 from bench.runner import Silence
 from bench.speed.folder import read_points
 from bench.speed.load import arrivals
@@ -235,9 +235,9 @@ def study(options: argparse.Namespace) -> int:
         "# Servers: programmed delays, found again",
         "",
         f"{options.requests} requests a point, {_NUM_TOKENS} tokens each; the first piece after {_FIRST_S:g} s (every "
-        f"{_EVERY}th: {_LATE_FIRST_S:g} s), spread over {_SPREAD_S:g} s, one every {_GAP_S:g} s after it; goodput: TTFT "
-        f"within {_OBJECTIVE_S:g} s. The server is another process of the same machine. Expected tokens/s and goodput are "
-        "those of the load if nothing but the delays took time.",
+        f"{_EVERY}th: {_LATE_FIRST_S:g} s), spread over {_SPREAD_S:g} s, one every {_GAP_S:g} s after it; goodput: "
+        f"TTFT within {_OBJECTIVE_S:g} s. The server is another process of the same machine. Expected tokens/s and "
+        "goodput are those of the load if nothing but the delays took time.",
         "",
         *table(["point", "figure", "programmed", "found", "difference"], _rows(checks)),
         "",

@@ -11,7 +11,7 @@ from bench.errors import StoreError
 from bench.report.sheet import Report
 
 if TYPE_CHECKING:
-    from bench.store import Run
+    from bench.runs.reading import Run
 
 _RENDERERS = {
     "md": ("bench.report.markdown", "render_markdown"),
@@ -37,7 +37,7 @@ def load_runs(paths: Iterable[Path]) -> list[Run]:
         RunFolderError: a path is neither a run folder nor a folder of them.
     """
     from bench.report.text import look_up
-    from bench.store import find_scored_runs, read_run
+    from bench.runs.reading import find_scored_runs, read_run
 
     runs = [read_run(path, with_scores=False) for path in find_scored_runs(paths)]
     return [read_run(run.path) if look_up(run.info, "model.kind") == "api" else run for run in runs]

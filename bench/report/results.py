@@ -42,7 +42,7 @@ from bench.report.sheet import (
     missing,
 )
 from bench.report.text import count, look_up, memory, metric_text, one_line, quotient, rate, short_precision
-from bench.store import Run
+from bench.runs.reading import Run
 
 RESULT_COLUMNS = (
     Column("model", "model"),

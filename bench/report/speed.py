@@ -26,8 +26,8 @@ from bench.report.text import (
     scaled,
     short_precision,
 )
+from bench.runs.reading import read_speed_info
 from bench.speed.folder import read_points
-from bench.store import read_speed_info
 
 _LEGEND = (
     "tokens/s: read by prefill, written by decode, at the median time; ±: half of the median's 95 % interval. ms: "

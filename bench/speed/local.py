@@ -11,11 +11,11 @@ import torch
 from bench.config import ModelSpec, RunPlan
 from bench.errors import ModelInputError
 from bench.local_model import LocalModel, open_model
+from bench.runs.folder import RunFolder
 from bench.session import Session
 from bench.speed.folder import NotMeasured
 from bench.speed.measure import Meter
 from bench.speed.points import Point, plan_points
-from bench.store import RunFolder
 
 _OF_THE_MACHINE = ("cpu", "num_cpus", "gpu", "driver", "torch", "transformers")
 _SWEEP = {"prompt_lengths", "batch_sizes", "contexts", "decode_tokens", "served"}

@@ -14,9 +14,10 @@ from bench.api.presets import split_source
 from bench.config import ModelSpec, RunPlan
 from bench.errors import ModelInputError, SteelyardError, one_line
 from bench.runner import Listener, Outcome
+from bench.runs.folder import RunFolder
+from bench.runs.names import LANE_SPEED, identity, run_name
 from bench.sources import source_of
 from bench.speed.folder import NotMeasured, append_point, drop_damaged_lines, read_points
-from bench.store import LANE_SPEED, RunFolder, identity, run_name
 from bench.telemetry.machine import describe_environment
 
 log = logging.getLogger(__name__)

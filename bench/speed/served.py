@@ -21,6 +21,7 @@ from bench.catalog.prices import BilledTokens, Tariff
 from bench.completer import GenerationSettings
 from bench.config import ModelSpec, RunPlan
 from bench.errors import ApiError
+from bench.runs.folder import RunFolder
 from bench.speed.asking import Asker
 from bench.speed.driving import drive, watched_lag
 from bench.speed.figures import Taken, describe_load
@@ -28,7 +29,6 @@ from bench.speed.folder import NotMeasured
 from bench.speed.load import Load, Words, plan_loads
 from bench.speed.repeating import percentiles
 from bench.speed.spec import ServedSpec
-from bench.store import RunFolder
 
 log = logging.getLogger(__name__)
 
