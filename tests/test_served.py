@@ -13,9 +13,10 @@ from api_server import KEY, ApiServer, Faults, Said
 from api_stream import Tempo
 from runs import Bench, only_run, read_info, run_folders
 
+from bench.api.pool import Patience
 from bench.report.speed import read_speed_run, render_speed
 from bench.report.text import Screen
-from bench.speed import measure, runner
+from bench.speed import measure, runner, served
 from bench.speed.folder import POINTS_FILE, read_points
 
 SERVED: dict[str, Any] = {
@@ -169,14 +170,10 @@ def test_interrupted_only_what_is_missing_is_asked(
 
 
 def test_killed_amid_a_point_the_most_it_may_have_cost_counts_towards_the_cap(
-    cli: Bench, tmp_path: Path, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    cli: Bench, tmp_path: Path, server: ApiServer
 ) -> None:
     plan = write_served_plan(tmp_path, server, api={"max_cost_usd": 100.0})
     pending: list[float] = []
-
-    def look(path: Path, record: dict[str, Any]) -> None:
-        pending.append(read_info(path)["pending_usd"])
-
     answer = server.answer
 
     def peek(prompt: str) -> Said:
@@ -224,8 +221,12 @@ def test_a_wrong_key_stops_at_the_first_request(cli: Bench, tmp_path: Path, serv
     assert not files_with(KEY, tmp_path)
 
 
-def test_failures_are_counted_by_kind_and_are_no_latencies(cli: Bench, tmp_path: Path, server: ApiServer) -> None:
-    server.faults = Faults(0.5, ("500", "429", "cut", "error"), in_a_row=99, seed=4)
+def test_failures_are_counted_by_kind_and_are_no_latencies(
+    cli: Bench, tmp_path: Path, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served.secrets, "token_hex", lambda _: "a1b2")  # which requests fail goes by their prompts
+    monkeypatch.setattr(Patience, "pause_s", lambda *_: 0.0)
+    server.faults = Faults(0.4, ("500", "429", "cut", "error"), in_a_row=99, seed=4)
     done = cli("speed", write_served_plan(tmp_path, server, "vllm:mine", num_requests=40, concurrencies=[4]))
     run = only_run(tmp_path / "results")
     points = read_points(run)
@@ -252,8 +253,6 @@ def test_a_load_that_nothing_answers_is_not_measured(cli: Bench, tmp_path: Path,
 def test_a_server_that_answers_nothing_at_all_ends_the_run(
     cli: Bench, tmp_path: Path, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.api.pool import Patience
-
     monkeypatch.setattr(Patience, "pause_s", lambda *_: 0.0)
     server.faults = Faults(1.0, ("500",), in_a_row=99)
     done = cli("speed", write_served_plan(tmp_path, server))
@@ -312,7 +311,7 @@ def test_the_table_fits_its_screen(cli: Bench, tmp_path: Path, server: ApiServer
 
 
 @pytest.mark.parametrize(
-    ("served", "complaint"),
+    ("mistake", "complaint"),
     [
         ({"concurrencies": [], "request_rates": []}, "both concurrencies and request_rates are empty"),
         ({"concurrencies": [2, 2]}, "concurrencies has a number twice"),
@@ -322,9 +321,9 @@ def test_the_table_fits_its_screen(cli: Bench, tmp_path: Path, server: ApiServer
     ],
 )
 def test_a_mistake_in_the_section_is_one_line(
-    cli: Bench, tmp_path: Path, server: ApiServer, served: dict[str, Any], complaint: str
+    cli: Bench, tmp_path: Path, server: ApiServer, mistake: dict[str, Any], complaint: str
 ) -> None:
-    done = cli("speed", write_served_plan(tmp_path, server, **served))
+    done = cli("speed", write_served_plan(tmp_path, server, **mistake))
     assert done.code == 2
     assert complaint in done.complaint
     assert server.counts.requests == 0

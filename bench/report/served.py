@@ -94,7 +94,7 @@ def _goodput(row: Row) -> str:
 
 def _remarks(info: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     model, spec = info["model"], look_up(info, "config.speed.served")
-    yield f"{model['provider']} at {model['base_url']}; {_lengths(points)}"
+    yield f"{model['provider']} at {model['base_url']}{f'; {_lengths(points)}' if points else ''}"
     asked = _objective(info).model_dump(exclude_none=True)
     words = ", ".join(f"{_NAMES[name]} {limit:g} s" for name, limit in asked.items())
     yield f"goodput's objective: {words}" if asked else "no goodput: the plan has no objective (speed.served.objective)"
