@@ -75,10 +75,7 @@ def _importing() -> Iterator[None]:
 def _run(options: argparse.Namespace) -> int:
     from bench.config import load_plan
 
-    overrides = [*options.overrides]
-    if options.limit is not None:
-        overrides.append(f"tasks.*.limit={options.limit}")
-    plan = load_plan(options.plan or _default_plan(), [*overrides, *_out(options)])
+    plan = load_plan(options.plan or _default_plan(), _overrides(options))
     if options.dry_run:
         return _dry_run(plan)
     from bench.report.progress import TerminalListener
@@ -100,21 +97,24 @@ def _run(options: argparse.Namespace) -> int:
 def _speed(options: argparse.Namespace) -> int:
     from bench.config import load_plan
 
-    plan = load_plan(options.plan, [*options.overrides, *_out(options)])
+    if options.limit is not None and not options.scoring:
+        raise PlanError("--limit goes with --scoring: nothing else that bench speed measures has samples")
+    plan = load_plan(options.plan, _overrides(options))
     from bench.report.progress import TerminalListener
 
     with _importing():
         from bench.speed.runner import run_speed
-    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose))
+    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose), is_scoring=options.scoring)
     paths = [outcome.path for outcome in outcomes if outcome.path is not None]
     if paths:
         _print_runs(paths, "bench table RUN")
     return max((outcome.error.exit_code for outcome in outcomes if outcome.error is not None), default=0)
 
 
-def _out(options: argparse.Namespace) -> list[str]:
-    """`--out` as an override of the plan."""
-    return [] if options.out is None else [f"out={options.out}"]
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """`--set`, and `--limit` and `--out` as overrides of the plan."""
+    limit = [] if options.limit is None else [f"tasks.*.limit={options.limit}"]
+    return [*options.overrides, *limit, *([] if options.out is None else [f"out={options.out}"])]
 
 
 def _default_plan() -> Path:

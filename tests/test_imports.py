@@ -38,7 +38,7 @@ LAYERS = [
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
     engine.tokenwise engine.generate models models.* speed.steps""",
     """route
-    session watching scoring local_model api.model api.likelihoods speed.measure""",
+    session watching scoring local_model api.model api.likelihoods speed.measure speed.scoring""",
     """imports.importing comparison.compare sources asked
     runner speed.runner verify dryrun doctor report report.*
     lmeval.arguments lmeval.command lmeval.export lmeval.model""",

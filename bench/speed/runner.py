@@ -1,11 +1,15 @@
-"""`bench speed`: every model of a plan at every point of its sweep, each model in a run folder of its own."""
+"""`bench speed`: every model of a plan at every point of its sweep, each model in a run folder of its own.
+
+A sweep is of reading and writing, or, with `--scoring`, of the plan's tasks; both go into the same folder.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,15 @@ import torch
 
 from bench.api.presets import split_source
 from bench.config import ModelSpec, RunPlan
-from bench.errors import ModelInputError, SteelyardError, one_line
+from bench.errors import ModelInputError, PlanError, ScoringError, SteelyardError, one_line
+from bench.job import Job
 from bench.local_model import LocalModel, check_model, open_model, preparation
-from bench.runner import Listener, Outcome
+from bench.runner import Listener, Outcome, prepare_jobs
 from bench.session import Session
 from bench.speed.folder import append_point, drop_damaged_lines, read_points
 from bench.speed.measure import Meter
 from bench.speed.points import Point, plan_points
+from bench.speed.scoring import Scoring, ScoringMeter, plan_scorings
 from bench.speed.spec import SpeedSpec
 from bench.store import LANE_SPEED, RunFolder, identity, run_name
 from bench.telemetry.machine import describe_environment
@@ -31,8 +37,25 @@ _OF_THE_MACHINE = ("cpu", "num_cpus", "gpu", "driver", "torch", "transformers")
 _SWEEP = {"prompt_lengths", "batch_sizes", "contexts", "decode_tokens"}
 
 
-def run_speed(plan: RunPlan, listener: Listener) -> list[Outcome]:
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """What is measured of a model.
+
+    Attributes:
+        start: loads the model; what it returns measures one of the points.
+    """
+
+    points: Sequence[Point | Scoring]
+    start: Callable[[], Callable[[Any], dict[str, Any]]]
+
+
+def run_speed(plan: RunPlan, listener: Listener, *, is_scoring: bool = False) -> list[Outcome]:
     """Measure every model of a plan; a model that fails does not stop the others.
+
+    Args:
+        plan: the plan.
+        listener: hears how it goes.
+        is_scoring: measure how fast its tasks are scored, not how fast is read and written.
 
     Raises:
         InputError: something in the plan or a model is wrong; nothing was measured.
@@ -43,22 +66,42 @@ def run_speed(plan: RunPlan, listener: Listener) -> list[Outcome]:
         if spec.parallel == "tensor":
             raise ModelInputError(f"model {spec.name}: bench speed is one process; parallel may be none or layers")
         check_model(spec, plan.engine)
-    return [_run_model(spec, plan, listener) for spec in plan.models]
+    jobs = _scored_jobs(plan, listener) if is_scoring else None
+    return [_run_model(spec, plan, jobs, listener) for spec in plan.models]
 
 
-def _run_model(spec: ModelSpec, plan: RunPlan, listener: Listener) -> Outcome:
+def _scored_jobs(plan: RunPlan, listener: Listener) -> list[Job]:
+    """The plan's tasks that are scored by likelihoods."""
+    jobs = prepare_jobs(plan, listener)
+    for job in jobs:
+        if job.lane != "likelihood":
+            listener.say(f"left out {job.title}, which is answered in writing: scoring is measured of likelihoods")
+    scored = [job for job in jobs if job.lane == "likelihood"]
+    if not scored:
+        raise PlanError("bench speed --scoring: no task of the plan is scored by likelihoods")
+    return scored
+
+
+def _plan_sweep(model: LocalModel, plan: RunPlan, jobs: Sequence[Job] | None) -> _Sweep:
+    if jobs is not None:
+        return _Sweep(plan_scorings(jobs, plan.engine), lambda: ScoringMeter(model, plan.speed).measure)
+    points = list(plan_points(plan.speed))
+    check_points(model.session, points)
+    return _Sweep(points, lambda: Meter(model.session, plan.speed).measure)
+
+
+def _run_model(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None, listener: Listener) -> Outcome:
     path: Path | None = None
     try:
         if work := preparation(spec):
             listener.say(work)
         with closing(open_model(spec, plan.engine)) as model:
-            points = list(plan_points(plan.speed))
-            check_points(model.session, points)
+            sweep = _plan_sweep(model, plan, jobs)
             header = _header(model, plan)
             key = _identity(model, plan.speed, header["environment"])
             path = plan.out / run_name(spec.name, LANE_SPEED, model.session.dtype_name, None, key)
             with RunFolder.open(path.parent, path.name, key, {**header, "started_at": _now()}) as folder:
-                _measure_missing(model, points, header, folder, listener)
+                _measure_missing(model, sweep, header, folder, listener)
     except SteelyardError as error:
         listener.fail(f"{spec.name} · speed: {error}")
         return Outcome(spec.name, LANE_SPEED, path, error.bare())
@@ -71,6 +114,7 @@ def _header(model: LocalModel, plan: RunPlan) -> dict[str, Any]:
         "models": [model.spec.model_dump(mode="json")],
         "engine": plan.engine.model_dump(mode="json"),
         "speed": plan.speed.model_dump(mode="json"),
+        "costs": plan.costs.model_dump(mode="json"),
     }
     return {"lane": LANE_SPEED, "model": model.describe(), "config": config, "environment": describe_environment()}
 
@@ -106,13 +150,12 @@ def check_points(session: Session, points: Sequence[Point]) -> None:
 
 
 def _measure_missing(
-    model: LocalModel, points: Sequence[Point], header: Mapping[str, Any], folder: RunFolder, listener: Listener
+    model: LocalModel, sweep: _Sweep, header: Mapping[str, Any], folder: RunFolder, listener: Listener
 ) -> None:
     """Measure what the folder does not hold yet, and finish it."""
-    spec = SpeedSpec.model_validate(header["config"]["speed"])
     drop_damaged_lines(folder.path)
     done = read_points(folder.path)
-    missing = [point for point in points if point.key not in done]
+    missing = [point for point in sweep.points if point.key not in done]
     title = f"{model.spec.name} · speed"
     if folder.is_finished and not missing:
         listener.say(f"{title}: finished before, nothing to measure")
@@ -120,10 +163,10 @@ def _measure_missing(
     folder.go_on()
     folder.update(header)
     listener.start(title, "points")
-    listener.plan(len(points), is_all=True)
-    listener.advance(len(points) - len(missing))
+    listener.plan(len(sweep.points), is_all=True)
+    listener.advance(len(sweep.points) - len(missing))
     try:
-        failed = list(_measure(model.session, missing, spec, folder.path, listener)) if missing else []
+        failed = list(_measure(model.session, sweep, missing, folder.path, listener)) if missing else []
     except SteelyardError as error:
         folder.fail(str(error))
         raise
@@ -139,23 +182,25 @@ def _measure_missing(
         folder.update({"timing": timing, "engine": session.describe_place(), "notes": list(session.notes)})
     if failed:
         folder.fail(f"not measured: {'; '.join(failed)}")
-        raise SteelyardError(f"{len(failed)} of {len(points)} points were not measured: {failed[0]}")
+        raise SteelyardError(f"{len(failed)} of {len(sweep.points)} points were not measured: {failed[0]}")
     folder.finish([], {"num_points": len(read_points(folder.path)), "finished_at": _now()})
 
 
 def _measure(
-    session: Session, points: Sequence[Point], spec: SpeedSpec, path: Path, listener: Listener
+    session: Session, sweep: _Sweep, points: Sequence[Point | Scoring], path: Path, listener: Listener
 ) -> Iterator[str]:
     """Measure points, each on the disk before the next; yield why one could not be."""
-    meter = Meter(session, spec)
+    measure = sweep.start()
     for point in points:
         began = time.perf_counter()
         try:
-            record = meter.measure(point)
+            record = measure(point)
         except torch.OutOfMemoryError:
             if session.device.type == "cuda":
                 torch.cuda.empty_cache()
             yield f"{point.key}: out of memory"
+        except ScoringError as error:
+            yield f"{point.key}: {error}"
         else:
             append_point(path, {**record, "measured_at": _now(), "took_s": time.perf_counter() - began})
         listener.advance(1)

@@ -1,0 +1,31 @@
+"""Cells that the tables of speed runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.report.power import joules
+from bench.report.text import MISSING, percent, rate
+
+
+def milliseconds(seconds: float) -> str:
+    """0.0123 → `12.3`."""
+    return rate(1000 * seconds)
+
+
+def spread(point: Mapping[str, Any]) -> float | None:
+    """Half of the interval of a point's median, as a share of it; None where there is no interval."""
+    ends = point["repeat_s"]["median_ci95"]
+    return None if ends is None else float((ends[1] - ends[0]) / 2 / point["repeat_s"]["p50"])
+
+
+def half_width(point: Mapping[str, Any]) -> str:
+    """The same in percent."""
+    return percent(spread(point), 1)
+
+
+def energy_cell(point: Mapping[str, Any], per: str = "token") -> str:
+    """Joules of a point for each `token`, `question`, ..."""
+    found = point["energy"][f"per_{per}_j"]
+    return MISSING if found is None else joules(found)
