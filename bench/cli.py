@@ -245,7 +245,7 @@ def _print_table(paths: Sequence[Path]) -> None:
 
     speed = {path: run for path in paths if (run := read_speed_run(path)) is not None}
     runs = [read_run(path, with_scores=False) for path in paths if path not in speed]
-    tables = [render_runs(runs, Screen.of())] if runs else []
+    tables = [render_runs(runs, Screen.of(), list(speed.values()))] if runs else []
     tables += [render_speed(list(speed.values()), Screen.of())] if speed else []
     print("\n\n".join(tables))
 
@@ -277,7 +277,8 @@ def _report(options: argparse.Namespace) -> int:
     from bench.report.results import Choice, build_report
 
     costs = None if options.plan is None else load_plan(options.plan).costs
-    report = build_report(load_runs(options.runs), Choice(costs, options.published, tuple(options.also)))
+    runs, speeds = load_runs(options.runs)
+    report = build_report(runs, Choice(costs, options.published, tuple(options.also)), speeds)
     text = render_report(report, options.format)
     written = [] if options.plots is None else write_plots(report, options.plots)
     if options.out is None:

@@ -84,6 +84,7 @@ class Point:
         score: from 0 to 1.
         usd: cost of 1,000 questions.
         per_s: questions a second.
+        wh: energy of 1,000 questions.
     """
 
     label: str
@@ -91,22 +92,49 @@ class Point:
     ci95: tuple[float, float] | None
     usd: float | None
     per_s: float | None
+    wh: float | None = None
     is_published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class SpeedPoint:
+    """A point of a speed run in a plot.
+
+    Attributes:
+        line: the points that are joined: those of one model that differ in how much it is given to do at once.
+        label: what that is.
+        tpot_s: the median time of a token.
+        per_s: tokens a second, of all sequences together.
+    """
+
+    line: str
+    label: str
+    tpot_s: float
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunTable:
+    """A table of run folders, or of points of them.
+
+    Attributes:
+        runs: names of the folders, one a row of `results`.
+    """
+
+    results: Table
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section(RunTable):
     """One task, scored in one way: the runs, and below them what others have published.
 
     Attributes:
-        runs: folders of the runs, one a row of `results`.
         published: None where nothing is.
         chance: what guessing gives.
         points: empty where the metric is no share.
     """
 
-    results: Table
-    runs: tuple[str, ...]
     published: Table | None
     chance: float | None
     points: tuple[Point, ...]
@@ -119,11 +147,14 @@ class Report:
     Attributes:
         sections: each with tables of equal columns.
         also: what others have published for tasks of which there is no run.
+        speed: what speed runs measured, a table for each kind of points.
+        speed_points: those of them that can be plotted.
         models: licence, openness, where data goes.
         footnotes: numbered from 1.
         remarks: what is to be known of the whole.
         made_by: program, version and date.
-        left_out: keys of the columns in which no run has anything; only tables for readers leave them out.
+        left_out: keys of the columns in which no run has anything, or which only machines need; only tables for
+            readers leave them out.
     """
 
     sections: tuple[Section, ...]
@@ -133,10 +164,16 @@ class Report:
     remarks: tuple[str, ...]
     made_by: str
     left_out: frozenset[str]
+    speed: tuple[RunTable, ...] = ()
+    speed_points: tuple[SpeedPoint, ...] = ()
 
     def results(self) -> list[Table]:
-        """The tables of the runs, as readers get them; the footnotes are theirs."""
-        return [section.results.for_readers(self.left_out) for section in self.sections]
+        """The tables of the runs, then of speed, as readers get them; the footnotes are theirs."""
+        return [one.results.for_readers(self.left_out) for one in self.by_run()]
+
+    def by_run(self) -> tuple[RunTable, ...]:
+        """The tables of the runs, then of speed, with their folders."""
+        return (*self.sections, *self.speed)
 
     def further(self) -> list[Table]:
         """What is published, task by task, and the models."""

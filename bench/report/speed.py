@@ -28,7 +28,8 @@ from bench.report.text import (
 from bench.speed.folder import read_points
 from bench.store import read_speed_info
 
-PHASES = ("prefill", "decode", "scoring")
+_SWEPT = ("prefill", "decode")
+PHASES = (*_SWEPT, "scoring")
 _LEGEND = (
     "tokens/s: read by prefill, written by decode, at the median time; ±: half of the median's 95 % interval. ms: "
     "until the first token (prefill), or a token of each sequence (decode). floor: the least time by this machine's "
@@ -115,42 +116,50 @@ def _scoring(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]
     return scoring_columns([run.info for run, _ in rows], [point for _, point in rows])
 
 
-_TABLES = ((("prefill", "decode"), _columns, _LEGEND), (("scoring",), _scoring, SCORING_LEGEND))
+_TABLES = ((_SWEPT, _columns, _LEGEND), (("scoring",), _scoring, SCORING_LEGEND))
 """The phases that share a table, its columns, and what they mean."""
 
 
 def _remarks(runs: Sequence[SpeedRun]) -> Iterator[str]:
     for run in runs:
         name = f"{look_up(run.info, 'model.name')} ({run.path.name})"
-        loading = look_up(run.info, "timing.load_s")
-        yield f"{name}: {_rates(run)}; loaded in {duration(loading)}; {_machine(run)}"
-        if run.info["status"] != "finished":
-            yield f"{name}: {run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
-        wide = [point["key"] for point in run.points if not point["is_tight"]]
-        if wide:
-            tightness = look_up(run.info, "config.speed.tightness")
-            yield f"{name}: interval wider than ±{percent(tightness, 0)} %: {', '.join(wide)}"
-        beyond = [point["key"] for point in run.points if point["share"] > 1]
-        if beyond:
-            yield f"{name}: above 100 %, so the machine was slower when its rates were measured: {', '.join(beyond)}"
-        if any(point["mbu"] is None for point in run.points if point["phase"] != "scoring"):
-            yield f"{name}: MBU not measured: how many bytes quantised weights take to read is not known"
-        yield from (f"{name}: energy not measured: {why}" for why in _why_no_energy(run))
-        notes = [*(run.info.get("notes") or ()), *(note for point in run.points for note in point.get("notes", ()))]
-        yield from (f"{name}: {note}" for note in dict.fromkeys(notes))
+        yield from (f"{name}: {text}" for text in dict.fromkeys(remarks_on_speed(run)))
+
+
+def remarks_on_speed(run: SpeedRun) -> Iterator[str]:
+    """What a reader of a speed run's figures must know, the machine first."""
+    loading = look_up(run.info, "timing.load_s")
+    if loading is not None:  # of a model on this machine
+        yield f"{_rates(run)}; loaded in {duration(loading)}; {machine(run)}"
+    if run.info["status"] != "finished":
+        yield f"{run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
+    wide = [point["key"] for point in run.points if not point.get("is_tight", True)]
+    if wide:
+        tightness = look_up(run.info, "config.speed.tightness")
+        yield f"interval wider than ±{percent(tightness, 0)} %: {', '.join(wide)}"
+    beyond = [point["key"] for point in run.points if (point.get("share") or 0) > 1]
+    if beyond:
+        yield f"above 100 %, so the machine was slower when its rates were measured: {', '.join(beyond)}"
+    if any(point["mbu"] is None for point in run.points if point["phase"] in _SWEPT):
+        yield "MBU not measured: how many bytes quantised weights take to read is not known"
+    yield from (f"energy not measured: {why}" for why in _why_no_energy(run))
+    yield from run.info.get("notes") or ()
+    for point in run.points:
+        yield from point.get("notes", ())
 
 
 def _rates(run: SpeedRun) -> str:
     """The rates that the points were measured against, lowest and highest."""
     parts = []
     for key, unit in (("matmul_flops_per_s", "FLOP/s"), ("memory_bytes_per_s", "B/s")):
-        found = [point[key] for point in run.points if point[key] is not None]
+        found = [rate for point in run.points if (rate := point.get(key)) is not None]
         if found:
             parts.append(f"{scaled(min(found), unit)} to {scaled(max(found), unit)}")
     return "measured " + " and ".join(parts) if parts else "nothing measured"
 
 
-def _machine(run: SpeedRun) -> str:
+def machine(run: SpeedRun) -> str:
+    """What the model ran on."""
     where = run.info.get("environment") or {}
     if str(look_up(run.info, "engine.device") or "cpu") != "cpu":
         return str(where.get("gpu"))
@@ -160,8 +169,8 @@ def _machine(run: SpeedRun) -> str:
 def _why_no_energy(run: SpeedRun) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for point in run.points:
-        energy = point["energy"]
-        if energy["total_j"] is None:
+        energy = point.get("energy")
+        if energy and energy["total_j"] is None:
             reasons.setdefault(energy["not_measured"].get(energy["scope"], "no reading"), []).append(point["key"])
     all_of_them = len(run.points)
     return [why if len(keys) == all_of_them else f"{why} ({', '.join(keys)})" for why, keys in reasons.items()]

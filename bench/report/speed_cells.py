@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.report.power import joules
-from bench.report.text import MISSING, percent, rate
+from bench.report.text import MISSING, count, one_line, percent, rate
 
 
 def milliseconds(seconds: float) -> str:
@@ -29,3 +29,20 @@ def energy_cell(point: Mapping[str, Any], per: str = "token") -> str:
     """Joules of a point for each `token`, `question`, ..."""
     found = point["energy"][f"per_{per}_j"]
     return MISSING if found is None else joules(found)
+
+
+def setting_of(point: Mapping[str, Any]) -> str:
+    """What a point was measured at: `4 × 512 tokens`, `4 × 512 cached`, `pocket letter 5-shot`, `concurrency 8`."""
+    phase, load = point["phase"], point.get("load") or {}
+    if phase == "prefill":
+        return f"{count(point['batch_size'])} × {count(point['length'])} tokens"
+    if phase == "decode":
+        return f"{count(point['batch_size'])} × {count(point['length'])} cached"
+    if phase == "scoring":
+        limit = point["task"].get("limit")
+        return one_line(point["task"]["title"] + (f", limit {count(limit)}" if limit else ""))
+    if "concurrency" in load:
+        return f"concurrency {count(load['concurrency'])}"
+    if "request_rate_per_s" in load:
+        return f"{rate(load['request_rate_per_s'])} requests/s"
+    return one_line(point["key"])
