@@ -96,7 +96,7 @@ ALLOWED = {
     "google": ["api.clients.gemini"],
     "genai_prices": ["catalog.prices"],
     "asyncio": ["api.clients.echo", "api.desk", "api.ledger", "api.pace", "api.pool", "api.completer"],
-    "matplotlib": ["report.plots"],
+    "matplotlib": ["report.plots", "report.drawing.*"],
     "pickle": [],
     "scipy": ["stats.*"],
     "statsmodels": ["stats.*"],

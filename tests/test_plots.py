@@ -6,7 +6,8 @@ from pathlib import Path
 
 from report_runs import EVIL, make_run
 
-from bench.report.plots import LIGHT, pareto_front, plan_plots
+from bench.report.drawing.fronts import pareto_front
+from bench.report.plots import LIGHT, plan_plots
 from bench.report.results import build_report
 
 

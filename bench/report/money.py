@@ -156,8 +156,8 @@ def _worked_usd(prices: CostSpec, seconds: float | None, joules: Amount) -> Amou
 def _describe(prices: CostSpec) -> str:
     share = f"{100 * prices.utilisation:g} %"
     if prices.utilisation == 1:
-        return f"cost: at {share} utilisation, every hour that is paid for being worked (`costs.utilisation`)"
-    return f"cost: at {share} utilisation of the hours that are paid for (`costs.utilisation`)"
+        return f"cost: at {share} utilisation, as if every hour that is paid for were worked (costs.utilisation)"
+    return f"cost: at {share} utilisation of the hours that are paid for (costs.utilisation)"
 
 
 def _num_tokens(run: Run) -> float | None:

@@ -43,7 +43,7 @@ from bench.report.sheet import (
     missing,
 )
 from bench.report.speed import SpeedRun
-from bench.report.speed_points import FOR_MACHINES, as_run, remarks_for, speed_points, speed_sections
+from bench.report.speed_points import as_run, remarks_for, speed_points, speed_sections
 from bench.report.text import count, look_up, memory, metric_text, one_line, quotient, rate, short_precision
 from bench.report.ties import TIED, TIED_COLUMN, tied_cells
 from bench.store import Run
@@ -138,7 +138,7 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice(), speeds: Sequenc
         footnotes=numbering.texts,
         remarks=tuple(dict.fromkeys(remarks)),
         made_by=f"Steelyard {__version__}, {datetime.now(UTC):%Y-%m-%d}",
-        left_out=frozenset(empty) | FOR_MACHINES,
+        left_out=frozenset(empty),
         speed=tuple(measured),
         speed_points=speed_points(speeds),
     )

@@ -19,12 +19,14 @@ class Column:
         title: its heading for readers.
         is_number: aligned to the right and sorted by value.
         is_long: sentences, which may be broken into lines.
+        is_data: for CSV and JSON only; readers are told in another column.
     """
 
     key: str
     title: str
     is_number: bool = False
     is_long: bool = False
+    is_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Table:
         return [row[place] for row in self.rows]
 
     def for_readers(self, left_out: Iterable[str] = ()) -> Table:
-        """The table without some of its columns, and without those in which nothing stands."""
-        keys = set(left_out)
+        """The table without some of its columns, those for data only, and those in which nothing stands."""
+        keys = {*left_out, *(column.key for column in self.columns if column.is_data)}
         empty = {
             place for place in range(len(self.columns)) if all(row[place].value in (None, "") for row in self.rows)
         }
@@ -153,8 +155,7 @@ class Report:
         footnotes: numbered from 1.
         remarks: what is to be known of the whole.
         made_by: program, version and date.
-        left_out: keys of the columns in which no run has anything, or which only machines need; only tables for
-            readers leave them out.
+        left_out: keys of the columns in which no run has anything; only tables for readers leave them out.
     """
 
     sections: tuple[Section, ...]
@@ -169,7 +170,8 @@ class Report:
 
     def results(self) -> list[Table]:
         """The tables of the runs, then of speed, as readers get them; the footnotes are theirs."""
-        return [one.results.for_readers(self.left_out) for one in self.by_run()]
+        scored = [section.results.for_readers(self.left_out) for section in self.sections]
+        return [*scored, *(one.results.for_readers() for one in self.speed)]
 
     def by_run(self) -> tuple[RunTable, ...]:
         """The tables of the runs, then of speed, with their folders."""

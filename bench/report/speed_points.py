@@ -17,7 +17,7 @@ from bench.report.money import Amount, point_usd_per_million
 from bench.report.sheet import Cell, Column, Numbering, RunTable, SpeedPoint, Table, empty_columns, missing
 from bench.report.speed import SpeedRun, remarks_on_speed
 from bench.report.speed_cells import milliseconds, setting_of, spread
-from bench.report.text import count, look_up, memory, one_line, percent, rate, scaled, short_precision
+from bench.report.text import MISSING, count, look_up, memory, one_line, percent, rate, scaled, short_precision
 from bench.store import Run
 
 Point = Mapping[str, Any]
@@ -66,27 +66,26 @@ _FIGURES = (
     _Figure("spread", "± %", "", lambda share: percent(share, 1)),
     _Figure("logical_tokens_per_s", "logical tokens/s", "logical_tokens_per_s", rate),
     _Figure("ttft_p50_s", "TTFT ms", "ttft_s.p50", milliseconds),
-    _Figure("ttft_p99_s", "p99", "ttft_s.p99", milliseconds),
+    _Figure("ttft_p99_s", "TTFT p99", "ttft_s.p99", milliseconds),
     _Figure("tpot_p50_s", "TPOT ms", "tpot_s.p50", milliseconds),
-    _Figure("tpot_p99_s", "p99", "tpot_s.p99", milliseconds),
+    _Figure("tpot_p99_s", "TPOT p99", "tpot_s.p99", milliseconds),
     _Figure("share", "floor %", "share", _percent),
     _Figure("mfu", "MFU %", "mfu", _percent),
     _Figure("mbu", "MBU %", "mbu", _percent),
     _Figure("energy_j_per_token", "J/token", "energy.per_token_j", lambda joules: scaled(joules, "J")),
     _Figure("peak_memory_bytes", "peak memory", "peak_memory_bytes", memory),
 )
+_IN_SETTING = ("batch_size", "length", "concurrency", "request_rate_per_s")  # which the column `at` says in words
 _COST = Column("cost_usd_per_million_tokens", "USD / M tokens", is_number=True)
 COLUMNS = (
     Column("model", "model"),
     Column("weights", "weights"),
     Column("phase", "phase"),
     Column("setting", "at"),
-    *(Column(figure.key, figure.title, is_number=True) for figure in _FIGURES[:-1]),
+    *(Column(one.key, one.title, is_number=True, is_data=one.key in _IN_SETTING) for one in _FIGURES[:-1]),
     _COST,
     Column("peak_memory_bytes", "peak memory", is_number=True),
 )
-FOR_MACHINES = frozenset({"batch_size", "length", "concurrency", "request_rate_per_s"})
-"""Columns that readers do not need, since `at` says it in words."""
 
 
 def speed_sections(runs: Sequence[SpeedRun], costs: CostSpec | None, numbering: Numbering) -> list[RunTable]:
@@ -119,16 +118,24 @@ def speed_points(runs: Sequence[SpeedRun]) -> tuple[SpeedPoint, ...]:
         for point in run.points:
             tpot_s, per_s = look_up(point, "tpot_s.p50"), point.get("tokens_per_s")
             if tpot_s and per_s:
-                line = f"{name} {short_precision(run.info.get('model') or {})}{_apart(point)}".strip()
-                found.append(SpeedPoint(one_line(line), setting_of(point), tpot_s, per_s))
+                weights = short_precision(run.info.get("model") or {})
+                line = f"{name}{'' if weights == MISSING else f' {weights}'}{_apart(point)}"
+                found.append(SpeedPoint(one_line(line), _at_once(point), tpot_s, per_s))
     return tuple(found)
+
+
+def _at_once(point: Point) -> str:
+    """How many sequences are under way; at a rate of requests nobody sets that."""
+    load = point.get("load") or {}
+    number = load.get("concurrency", point.get("batch_size"))
+    return count(number) if number is not None else f"{rate(load['request_rate_per_s'])}/s"
 
 
 def _apart(point: Point) -> str:
     """What sets a line of points apart from others of its model: all but what grows along it."""
     if point["phase"] == "decode":
         return f", context {count(point['length'])}"
-    return "" if point["phase"] == "served" and "concurrency" in point["load"] else ", served at a rate"
+    return ", served" if "concurrency" in (point.get("load") or {}) else ", served at a rate"
 
 
 def _row(name: str, run: SpeedRun, point: Point, costs: CostSpec | None) -> tuple[Cell, ...]:
@@ -137,7 +144,7 @@ def _row(name: str, run: SpeedRun, point: Point, costs: CostSpec | None) -> tupl
     setting = setting_of(point)
     return (
         Cell(name, one_line(name)),
-        Cell(weights, weights),
+        missing() if weights == MISSING else Cell(weights, weights),
         Cell(point["phase"], one_line(point["phase"])),
         Cell(setting, setting),
         *figures,
