@@ -122,7 +122,7 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice(), speeds: Sequenc
         )
     measured = speed_sections(speeds, choice.costs, numbering)
     shown = {column.key for draft in drafts for column in draft.columns} - set(empty)
-    remarks += [f"{MATCHED}."] if BESIDE_COLUMNS[0].key in shown else []
+    remarks += [f"{MATCHED}."] if shown & {column.key for column in BESIDE_COLUMNS} else []
     remarks += [f"{TIED}."] if TIED_COLUMN.key in shown else []
     remarks += remarks_for(measured)
     done = {str(look_up(run.info, "task.name")) for run in runs}
