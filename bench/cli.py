@@ -75,10 +75,7 @@ def _importing() -> Iterator[None]:
 def _run(options: argparse.Namespace) -> int:
     from bench.plan import load_plan
 
-    overrides = [*options.overrides]
-    if options.limit is not None:
-        overrides.append(f"tasks.*.limit={options.limit}")
-    plan = load_plan(options.plan or _default_plan(), [*overrides, *_out(options)])
+    plan = load_plan(options.plan or _default_plan(), _overrides(options))
     if options.dry_run:
         return _dry_run(plan)
     from bench.report.progress import TerminalListener
@@ -100,21 +97,24 @@ def _run(options: argparse.Namespace) -> int:
 def _speed(options: argparse.Namespace) -> int:
     from bench.plan import load_plan
 
-    plan = load_plan(options.plan, [*options.overrides, *_out(options)])
+    if options.limit is not None and not options.scoring:
+        raise PlanError("--limit goes with --scoring: nothing else that bench speed measures has samples")
+    plan = load_plan(options.plan, _overrides(options))
     from bench.report.progress import TerminalListener
 
     with _importing():
         from bench.speed.runner import run_speed
-    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose))
+    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose), is_scoring=options.scoring)
     paths = [outcome.path for outcome in outcomes if outcome.path is not None]
     if paths:
         _print_runs(paths, "bench table RUN")
     return max((outcome.error.exit_code for outcome in outcomes if outcome.error is not None), default=0)
 
 
-def _out(options: argparse.Namespace) -> list[str]:
-    """`--out` as an override of the plan."""
-    return [] if options.out is None else [f"out={options.out}"]
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """`--set`, and `--limit` and `--out` as overrides of the plan."""
+    limit = [] if options.limit is None else [f"tasks.*.limit={options.limit}"]
+    return [*options.overrides, *limit, *([] if options.out is None else [f"out={options.out}"])]
 
 
 def _default_plan() -> Path:
@@ -245,7 +245,7 @@ def _print_table(paths: Sequence[Path]) -> None:
 
     speed = {path: run for path in paths if (run := read_speed_run(path)) is not None}
     runs = [read_run(path, with_scores=False) for path in paths if path not in speed]
-    tables = [render_runs(runs, Screen.of())] if runs else []
+    tables = [render_runs(runs, Screen.of(), list(speed.values()))] if runs else []
     tables += [render_speed(list(speed.values()), Screen.of())] if speed else []
     print("\n\n".join(tables))
 
@@ -277,7 +277,8 @@ def _report(options: argparse.Namespace) -> int:
     from bench.report.results import Choice, build_report
 
     costs = None if options.plan is None else load_plan(options.plan).costs
-    report = build_report(load_runs(options.runs), Choice(costs, options.published, tuple(options.also)))
+    runs, speeds = load_runs(options.runs)
+    report = build_report(runs, Choice(costs, options.published, tuple(options.also)), speeds)
     text = render_report(report, options.format)
     written = [] if options.plots is None else write_plots(report, options.plots)
     if options.out is None:

@@ -281,10 +281,17 @@ class CostSpec(StrictModel):
         machine_usd_per_hour: rent of all that a run occupies: its GPUs, or the machine.
         energy_usd_per_kwh: for the energy that was measured; it is added to the rent, so leave it out where the rent
             holds it already.
+        utilisation: share of the rented hours in which the machine works; what stands idle is paid for by the rest.
     """
 
     machine_usd_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     energy_usd_per_kwh: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    utilisation: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether anything is said of what this machine costs."""
+        return self.machine_usd_per_hour is not None or self.energy_usd_per_kwh is not None
 
 
 class RunPlan(StrictModel):

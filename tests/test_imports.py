@@ -40,7 +40,8 @@ LAYERS = [
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
     engine.tokenwise engine.generate models models.* speed.steps""",
     """route
-    session watching scoring local_model api.model api.likelihoods speed.measure speed.local speed.served""",
+    session watching scoring local_model api.model api.likelihoods speed.measure speed.scoring speed.local
+    speed.served""",
     """imports.importing comparison.compare sources asked
     runner speed.runner verify dryrun doctor report report.*
     lmeval.arguments lmeval.command lmeval.export lmeval.model""",
@@ -108,7 +109,7 @@ ALLOWED = {
         "speed.asking",
         "speed.served",
     ],
-    "matplotlib": ["report.plots"],
+    "matplotlib": ["report.plots", "report.drawing.*"],
     "pickle": [],
     "scipy": ["stats.*"],
     "statsmodels": ["stats.*"],

@@ -145,11 +145,11 @@ def test_a_point_without_memory_is_no_zero_and_is_tried_again(
 
 def test_commands_for_scores_say_what_a_speed_run_is(cli: Bench, tmp_path: Path) -> None:
     cli("speed", write_speed_plan(tmp_path))
-    for command in ("verify", "compare", "report"):
+    for command in ("verify", "compare"):
         done = cli(command, only_run(tmp_path / "results"))
         assert done.code == 2
         assert "is a speed run and has no scores; bench show" in done.complaint
-    assert "only speed runs" in cli("report", tmp_path / "results").complaint
+    assert "only speed runs" in cli("compare", tmp_path / "results").complaint
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def _spec(run: Run) -> TaskSpec:
     config = run.info.get("config")
     if not isinstance(config, Mapping):
         raise RunFolderError(f"{run.path / RUN_FILE} lacks config, which says what its task's rows are")
-    return validate(RunPlan, dict(config), RunFolderError, run.path / RUN_FILE).tasks[0]
+    return validate(RunPlan, dict(config), RunFolderError, str(run.path / RUN_FILE)).tasks[0]
 
 
 def _content(sample: Sample) -> tuple[object, ...]:

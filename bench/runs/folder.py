@@ -42,7 +42,7 @@ class RunShare:
     """What one of several processes on a run has of its folder: what is done, and a journal of its own.
 
     Another process holds the folder, as a `RunFolder`, which is the share of the process that speaks for all. What
-    concerns the run as a whole is left to that one: here, all methods but `append` and `close` do nothing.
+    concerns the run as a whole is left to that one: here, all methods but `append`, `keep` and `close` do nothing.
 
     Attributes:
         path: the folder.
@@ -97,6 +97,14 @@ class RunShare:
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed."""
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write a file of this process's own beside run.json, atomically.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_atomically(self.path / name, data)
 
     def close(self) -> None:
         """Close the journal."""

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 from bench.api.presets import split_source
 from bench.config import ModelSpec, RunPlan
-from bench.errors import ModelInputError, SteelyardError, one_line
-from bench.runner import Listener, Outcome
+from bench.errors import ModelInputError, PlanError, SteelyardError, one_line
+from bench.runner import Listener, Outcome, prepare_jobs
 from bench.runs.folder import RunFolder
 from bench.runs.names import LANE_SPEED, identity, run_name
 from bench.sources import source_of
 from bench.speed.folder import NotMeasured, append_point, drop_damaged_lines, read_points
+from bench.tasks.job import Job
 from bench.telemetry.machine import describe_environment
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,13 @@ class Sweep(Protocol):
         """Give memory back."""
 
 
-def run_speed(plan: RunPlan, listener: Listener) -> list[Outcome]:
+def run_speed(plan: RunPlan, listener: Listener, *, is_scoring: bool = False) -> list[Outcome]:
     """Measure every model of a plan; a model that fails does not stop the others.
+
+    Args:
+        plan: the plan.
+        listener: hears how it goes.
+        is_scoring: measure how fast its tasks are scored, not how fast is read and written.
 
     Raises:
         InputError: something in the plan or a model is wrong; nothing was measured.
@@ -69,27 +75,42 @@ def run_speed(plan: RunPlan, listener: Listener) -> list[Outcome]:
             raise ModelInputError(f"model {spec.name}: bench speed is one process; parallel may be none or layers")
         if spec.api.batch:
             raise ModelInputError(f"model {spec.name}: api.batch: batches are not streamed, so they have no speed")
+        if is_scoring and split_source(spec.source) is not None:
+            raise ModelInputError(f"model {spec.name}: bench speed --scoring measures models on this machine only")
         source_of(spec).check_model(spec, plan.engine)
-    return [_run_model(spec, plan, listener) for spec in plan.models]
+    jobs = _scored_jobs(plan, listener) if is_scoring else None
+    return [_run_model(spec, plan, jobs, listener) for spec in plan.models]
 
 
-def _open(spec: ModelSpec, plan: RunPlan) -> Sweep:
+def _scored_jobs(plan: RunPlan, listener: Listener) -> list[Job]:
+    """The plan's tasks that are scored by likelihoods."""
+    jobs = prepare_jobs(plan, listener)
+    for job in jobs:
+        if job.lane != "likelihood":
+            listener.say(f"left out {job.title}, which is answered in writing: scoring is measured of likelihoods")
+    scored = [job for job in jobs if job.lane == "likelihood"]
+    if not scored:
+        raise PlanError("bench speed --scoring: no task of the plan is scored by likelihoods")
+    return scored
+
+
+def _open(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None) -> Sweep:
     """A model's sweep; torch is imported only where the model is on this machine."""
     if split_source(spec.source) is not None:
         from bench.speed.served import ServedSweep
 
         return ServedSweep(spec, plan)
-    from bench.speed.local import LocalSweep
+    from bench.speed.local import open_scoring, open_sweep
 
-    return LocalSweep(spec, plan)
+    return open_sweep(spec, plan) if jobs is None else open_scoring(spec, plan, jobs)
 
 
-def _run_model(spec: ModelSpec, plan: RunPlan, listener: Listener) -> Outcome:
+def _run_model(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None, listener: Listener) -> Outcome:
     path: Path | None = None
     try:
         if work := source_of(spec).preparation(spec):
             listener.say(work)
-        with closing(_open(spec, plan)) as sweep:
+        with closing(_open(spec, plan, jobs)) as sweep:
             header = _header(spec, sweep, plan)
             key = identity({"lane": LANE_SPEED, **sweep.identity(header["environment"])})
             path = plan.out / run_name(spec.name, LANE_SPEED, sweep.label, None, key)
@@ -107,6 +128,7 @@ def _header(spec: ModelSpec, sweep: Sweep, plan: RunPlan) -> dict[str, Any]:
         "models": [spec.model_dump(mode="json")],
         "engine": plan.engine.model_dump(mode="json"),
         "speed": plan.speed.model_dump(mode="json"),
+        "costs": plan.costs.model_dump(mode="json"),
     }
     return {"lane": LANE_SPEED, "model": sweep.describe(), "config": config, "environment": describe_environment()}
 
