@@ -73,7 +73,7 @@ def _importing() -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
 
     plan = load_plan(options.plan or _default_plan(), _overrides(options))
     if options.dry_run:
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
 
     if options.limit is not None and not options.scoring:
         raise PlanError("--limit goes with --scoring: nothing else that bench speed measures has samples")
@@ -145,17 +145,17 @@ def _tasks(options: argparse.Namespace) -> int:
     from bench.report.text import Screen
 
     if options.check is None:
-        from bench.dataset import count_samples
-        from bench.task import list_tasks
+        from bench.tasks.dataset import count_samples
+        from bench.tasks.task import list_tasks
 
         print(render_tasks([(task, count_samples(task)) for task in list_tasks()], Screen.of()))
         return 0
     if not options.check:
         return _check_tasks()
-    from bench.audit import audit
     from bench.config import TaskSpec
-    from bench.dataset import load_rows
-    from bench.task import load_task
+    from bench.tasks.audit import audit
+    from bench.tasks.dataset import load_rows
+    from bench.tasks.task import load_task
 
     task = load_task(options.check)
     dataset = load_rows(task, TaskSpec.model_validate({"task": options.check}))
@@ -165,10 +165,10 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _check_tasks() -> int:
-    from bench.checking import check_tasks
     from bench.report.tasks import render_checks
     from bench.report.text import Screen
-    from bench.task import task_names
+    from bench.tasks.checking import check_tasks
+    from bench.tasks.task import task_names
 
     checks = list(check_tasks(task_names()))
     print(render_checks(checks, Screen.of()))
@@ -182,7 +182,7 @@ def _show(options: argparse.Namespace) -> int:
     from bench.report.speed import read_speed_run
     from bench.report.tables import render_subjects
     from bench.report.text import Screen
-    from bench.store import read_run
+    from bench.runs.reading import read_run
 
     if options.sample is not None and not options.run.is_dir():
         return _show_asked(options)
@@ -196,7 +196,7 @@ def _show(options: argparse.Namespace) -> int:
             print("\n" + render_subjects(run, Screen.of()))
         return 0
     from bench.imports import is_imported
-    from bench.prepare import find_sample
+    from bench.tasks.prepare import find_sample
 
     score = find_score(run, options.sample)
     sample = find_sample(run.info, score.id)
@@ -211,7 +211,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _show_asked(options: argparse.Namespace) -> int:
     from bench.asked import ask
-    from bench.config import resolve_plan
+    from bench.plan import resolve_plan
     from bench.report.asked import render_asked
     from bench.report.text import Screen
 
@@ -223,7 +223,7 @@ def _show_asked(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from bench.store import find_runs
+    from bench.runs.reading import find_runs
 
     _print_table(find_runs(options.runs))
     return 0
@@ -241,7 +241,7 @@ def _print_table(paths: Sequence[Path]) -> None:
     from bench.report.speed import read_speed_run, render_speed
     from bench.report.tables import render_runs
     from bench.report.text import Screen
-    from bench.store import read_run
+    from bench.runs.reading import read_run
 
     speed = {path: run for path in paths if (run := read_speed_run(path)) is not None}
     runs = [read_run(path, with_scores=False) for path in paths if path not in speed]
@@ -255,7 +255,7 @@ def _compare(options: argparse.Namespace) -> int:
     from bench.comparison.compared import Wish
     from bench.report.comparison import render_comparisons
     from bench.report.text import Screen
-    from bench.store import find_scored_runs, read_run
+    from bench.runs.reading import find_scored_runs, read_run
 
     runs = [read_run(path) for path in find_scored_runs(options.runs)]
     wish = Wish(options.baseline, options.allow_unlike, options.cluster, dict(options.published))
@@ -272,7 +272,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
     from bench.report.publish import load_runs, render_report, write_plots, write_text
     from bench.report.results import Choice, build_report
 

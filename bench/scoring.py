@@ -20,12 +20,12 @@ from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
 from bench.errors import StoreError
-from bench.job import Job
 from bench.measured import Measured, put_together
 from bench.metrics import Shortening, add_windows, failed_sample
 from bench.records import Loglikelihood, Score
+from bench.runs.folder import RunShare
 from bench.session import Session
-from bench.store import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.telemetry.matmul import MatmulProbe
 from bench.telemetry.summary import count_answers, sum_energy, summarise_energy

@@ -10,7 +10,7 @@ from bench.records import Completion, Score
 from bench.report.results import build_report
 from bench.report.sheet import Report, Table
 from bench.report.speed import SpeedRun
-from bench.store import Run
+from bench.runs.reading import Run
 
 EVIL = '<script>alert("x")</script> $x_1$ | \\input{evil} 100% <img src=x onerror=alert(1)> 云'
 

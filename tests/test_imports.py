@@ -20,17 +20,18 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records completer""",
     """catalog catalog.* api api.spec api.presets api.contract api.failures
-    schema speed speed.spec template task config measures metrics stats stats.* writing writing.extract
-    writing.extract.* writing.execution writing.answers writing.written
+    schema speed speed.spec tasks tasks.template tasks.source tasks.form tasks.task config plan
+    measures metrics stats stats.* writing writing.extract writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
     engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns
     engine.boundaries engine.estimate engine.rolling speed.points speed.repeating""",
     """api.clients api.clients.* api.batches api.batches.* api.connect api.ledger api.pace api.pool api.completer
     api.parcels api.book api.desk api.batched
-    prepare lmeval lmeval.index lmeval.asked lmeval.documents lmeval.tasks lmeval.job
+    tasks.prepare lmeval lmeval.index lmeval.asked lmeval.documents lmeval.tasks lmeval.job
     imports imports.formats imports.formats.* imports.archive imports.matching imports.fetching
     comparison comparison.pairing comparison.compared
-    disk journal store rows columns shots dataset chat prompts audit checking job model writing.generating
+    runs runs.* tasks.rows tasks.columns tasks.shots tasks.dataset tasks.chat tasks.prompts tasks.audit tasks.checking
+    tasks.job model writing.generating
     telemetry telemetry.* hf measured team launch speed.folder
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
@@ -85,7 +86,7 @@ ALLOWED = {
     "rich.progress": ["report.progress"],
     "argparse": ["arguments", "cli", "lmeval.command"],  # `cli` for the name of what is parsed
     "pynvml": ["telemetry.machine", "telemetry.nvml"],
-    "huggingface_hub": ["rows", "models.hub"],
+    "huggingface_hub": ["tasks.rows", "models.hub"],
     "datasets": [],
     "lm_eval": ["lmeval.*"],
     "requests": [],

@@ -12,14 +12,14 @@ from test_speed import quick, write_speed_plan
 import bench.scoring
 from bench.engine.encode import SampleEncoder
 from bench.errors import ScoringError
-from bench.journal import encode
 from bench.measured import Measured
 from bench.records import Score
+from bench.runs.folder import RunShare
+from bench.runs.journal import encode
 from bench.scoring import score_samples
 from bench.speed import scoring
 from bench.speed.folder import POINTS_FILE, read_points
 from bench.speed.repeating import Repeats
-from bench.store import RunShare
 
 __all__ = ["quick"]  # a fixture of test_speed.py, which is used by all tests here, too
 

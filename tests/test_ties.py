@@ -16,8 +16,8 @@ from bench.comparison.compared import Wish
 from bench.errors import DataMissingError
 from bench.report.results import build_report
 from bench.report.ties import tied_cells
-from bench.rows import fetch_hub_folder, without_fetching
-from bench.store import Run, read_run
+from bench.runs.reading import Run, read_run
+from bench.tasks.rows import fetch_hub_folder, without_fetching
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from bench.api.completer import ApiCompleter
 from bench.api.pool import Answered
 from bench.completer import GenerationSettings
 from bench.engine.pipeline import Progress
-from bench.job import Job
 from bench.metrics import failed_sample
 from bench.records import Loglikelihood, Message, PromptedSample, Score
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 
 OUTSIDE_MASS = "outside_mass"  # in `Score.values`: the first token's probability of being none of the letters
 _LEAST = 1e-12

@@ -21,9 +21,9 @@ from bench.completer import Completer, Decoding, GenerationSettings
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.pipeline import Progress
 from bench.errors import ModelInputError
-from bench.job import Job
 from bench.records import Message
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.writing.generating import complete_samples
 

@@ -25,12 +25,12 @@ from bench.comparison.pairing import SharedQuestions, setting_values
 from bench.errors import InputError, PlanError, one_of
 from bench.measures import MEASURES, Measure
 from bench.records import Score
+from bench.runs.reading import Run
 from bench.stats import wilson_ci95
 from bench.stats.clusters import Floats, Ints, clustered_mean, number_clusters
 from bench.stats.paired import ALPHA, agreement, holm, paired_difference
 from bench.stats.published import against_published
 from bench.stats.ranks import rank_intervals, tied_groups
-from bench.store import Run
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 

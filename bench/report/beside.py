@@ -11,7 +11,7 @@ from bench.report.sheet import Cell, Column, missing
 from bench.report.speed import SpeedRun, machine
 from bench.report.speed_cells import milliseconds, setting_of
 from bench.report.text import look_up, one_line, rate
-from bench.store import Run
+from bench.runs.reading import Run
 
 _SAME = ("source", "revision", "fingerprint", "dtype", "quantization", "gguf", "adapter")
 _PHASES = {"prefill": ("prefill",), "decode": ("decode", "served")}

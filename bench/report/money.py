@@ -20,7 +20,7 @@ from bench.config import CostSpec
 from bench.imports import is_imported
 from bench.report.blocks import metric_of
 from bench.report.text import look_up, plural
-from bench.store import Run
+from bench.runs.reading import Run
 
 _HOUR_S = 3600.0
 _KWH_J = 3.6e6

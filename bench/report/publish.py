@@ -12,7 +12,7 @@ from bench.report.sheet import Report
 
 if TYPE_CHECKING:
     from bench.report.speed import SpeedRun
-    from bench.store import Run
+    from bench.runs.reading import Run
 
 _RENDERERS = {
     "md": ("bench.report.markdown", "render_markdown"),
@@ -39,7 +39,7 @@ def load_runs(paths: Iterable[Path]) -> tuple[list[Run], list[SpeedRun]]:
     """
     from bench.report.speed import read_speed_run
     from bench.report.text import look_up
-    from bench.store import find_runs, read_run
+    from bench.runs.reading import find_runs, read_run
 
     found = find_runs(paths)
     speeds = {path: speed for path in found if (speed := read_speed_run(path)) is not None}

@@ -46,7 +46,7 @@ from bench.report.speed import SpeedRun
 from bench.report.speed_points import as_run, remarks_for, speed_points, speed_sections
 from bench.report.text import count, look_up, memory, metric_text, one_line, quotient, rate, short_precision
 from bench.report.ties import TIED, TIED_COLUMN, tied_cells
-from bench.store import Run
+from bench.runs.reading import Run
 
 RESULT_COLUMNS = (
     Column("model", "model"),

@@ -25,8 +25,8 @@ from bench.report.text import (
     scaled,
     short_precision,
 )
+from bench.runs.reading import read_speed_info
 from bench.speed.folder import read_points
-from bench.store import read_speed_info
 
 _SWEPT = ("prefill", "decode")
 PHASES = (*_SWEPT, "scoring")

@@ -18,7 +18,7 @@ from bench.report.sheet import Cell, Column, Numbering, RunTable, SpeedPoint, Ta
 from bench.report.speed import SpeedRun, remarks_on_speed
 from bench.report.speed_cells import milliseconds, setting_of, spread
 from bench.report.text import MISSING, count, look_up, memory, one_line, percent, rate, scaled, short_precision
-from bench.store import Run
+from bench.runs.reading import Run
 
 Point = Mapping[str, Any]
 

@@ -45,7 +45,7 @@ from bench.report.text import (
     rate,
     short_precision,
 )
-from bench.store import Run
+from bench.runs.reading import Run
 
 _LEGEND = {
     "score": "% right over all samples (micro) ± stderr; 95 %: Wilson interval",

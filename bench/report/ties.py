@@ -9,8 +9,8 @@ from bench.comparison.compared import Comparison
 from bench.report.comparison import letters, name_tests
 from bench.report.sheet import Cell, Column, missing
 from bench.report.text import look_up, one_line, plural
-from bench.rows import without_fetching
-from bench.store import Run, read_run
+from bench.runs.reading import Run, read_run
+from bench.tasks.rows import without_fetching
 
 TIED_COLUMN = Column("tied", "tied")
 TIED = "tied: runs with a letter in common do not differ significantly; those with the best one's are tied with it"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.disk import append_bytes, open_journal, read_bytes, write_atomically
-from bench.journal import seal, unseal
+from bench.runs.disk import append_bytes, open_journal, read_bytes, write_atomically
+from bench.runs.journal import seal, unseal
 
 POINTS_FILE = "points.jsonl"
 

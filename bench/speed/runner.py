@@ -19,16 +19,17 @@ import torch
 from bench.api.presets import split_source
 from bench.config import ModelSpec, RunPlan
 from bench.errors import ModelInputError, PlanError, ScoringError, SteelyardError, one_line
-from bench.job import Job
 from bench.local_model import LocalModel, check_model, open_model, preparation
 from bench.runner import Listener, Outcome, prepare_jobs
+from bench.runs.folder import RunFolder
+from bench.runs.names import LANE_SPEED, identity, run_name
 from bench.session import Session
 from bench.speed.folder import append_point, drop_damaged_lines, read_points
 from bench.speed.measure import Meter
 from bench.speed.points import Point, plan_points
 from bench.speed.scoring import Scoring, ScoringMeter, plan_scorings
 from bench.speed.spec import SpeedSpec
-from bench.store import LANE_SPEED, RunFolder, identity, run_name
+from bench.tasks.job import Job
 from bench.telemetry.machine import describe_environment
 
 log = logging.getLogger(__name__)

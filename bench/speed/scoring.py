@@ -15,15 +15,16 @@ from typing import Any
 
 from bench.config import EngineSpec
 from bench.errors import ScoringError
-from bench.job import Job
-from bench.journal import Journal
 from bench.local_model import LocalModel
+from bench.runs.folder import RunShare
+from bench.runs.journal import Journal
+from bench.runs.names import identity
 from bench.scoring import score_samples
 from bench.speed.measure import forget_peaks
 from bench.speed.repeating import Repeats, repeat, summarise
 from bench.speed.spec import SpeedSpec
 from bench.stats.medians import quantile
-from bench.store import RunShare, identity
+from bench.tasks.job import Job
 from bench.telemetry.summary import count_answers, sum_energy, summarise_energy
 
 log = logging.getLogger(__name__)

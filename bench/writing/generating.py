@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from bench.completer import Completer, GenerationSettings
 from bench.engine.pipeline import Progress
 from bench.errors import StoreError
-from bench.job import Job
 from bench.metrics import failed_sample
 from bench.records import Completion, Message, PromptedSample, Score
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.telemetry.summary import count_answers, put_telemetry_together, sum_energy, summarise_energy
 
