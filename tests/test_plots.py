@@ -11,7 +11,7 @@ from bench.report.drawing.canvas import panels, style
 from bench.report.drawing.fronts import pareto_front
 from bench.report.drawing.labels import Label, Named, place_labels
 from bench.report.plots import LIGHT, plan_plots
-from bench.report.results import build_report
+from bench.report.results import Choice, build_report
 
 
 def test_the_front_is_what_nothing_beats() -> None:
@@ -81,3 +81,13 @@ def test_names_cover_neither_each_other_nor_a_point() -> None:
         assert not any(box.contains(*spot) for spot in spots)
         assert frame.x0 <= box.x0
         assert box.x1 <= frame.x1
+
+
+def test_two_precisions_of_a_model_have_a_place_and_a_name_each() -> None:
+    runs = [make_run("a", 30), make_run("a", 20, model={"name": "a", "source": "a", "dtype": "bfloat16"})]
+    report = build_report(runs, Choice(published="none"))
+    assert [point.label for point in report.sections[0].points] == ["a fp32", "a bf16"]
+    with style(LIGHT):
+        (ax,) = plan_plots(report)[0].draw(LIGHT).axes
+    heights = {float(line.get_ydata()[0]) for line in ax.get_lines() if line.get_marker() == "o"}
+    assert heights == {0.0, 1.0}

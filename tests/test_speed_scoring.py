@@ -59,7 +59,8 @@ def test_a_point_is_what_a_run_does(cli: Bench, tmp_path: Path, monkeypatch: pyt
     assert point["task"]["prompt_hash"] == info["task"]["prompt_hash"]
     assert point["packs"] == info["packs"]
     assert info["timing"]["wait_s"] >= 0
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", POINTS_FILE, "run.json"]  # nothing of a run
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", POINTS_FILE, "run.json", "samples.jsonl"]
+    assert (folder / "samples.jsonl").read_bytes() == b""  # no score went into it
     for shown in (done, cli("table", tmp_path / "results"), cli("show", folder)):
         (row,) = (line.split() for line in shown.out.splitlines() if line.startswith("fake  "))
         assert row[2:6] == ["pocket", "cloze", "0-shot", "6"]

@@ -51,9 +51,11 @@ def speed_beside(run: Run, speeds: Sequence[SpeedRun]) -> Beside | None:
             found[name] = max(counted, key=lambda pair: pair[1]["tokens_per_s"])
     if not found:
         return None
-    parts = [
-        f"{point['phase']} at {setting_of(point)} ({one.path.name}, on {machine(one)})" for one, point in found.values()
-    ]
+    settings: dict[str, list[str]] = {}
+    for one, point in found.values():
+        where = f"({one.path.name}, on {machine(one)})"
+        settings.setdefault(where, []).append(f"{point['phase']} at {setting_of(point)}")
+    parts = [f"{', '.join(own)} {where}" for where, own in settings.items()]
     points = {name: point for name, (_, point) in found.items()}
     return Beside(points.get("prefill"), points.get("decode"), one_line(f"speed: {'; '.join(parts)}"))
 

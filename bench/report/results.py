@@ -250,13 +250,16 @@ def _points(block: Sequence[Run], results: Table, published: Table | None) -> tu
     """What can be plotted of a block."""
     columns = [results.cells(key) for key in ("model", "cost_usd_per_1000", "questions_per_s", "energy_wh_per_1000")]
     points = []
+    names = [cell.text for cell in results.cells("model")]
     for run, name, *figures in zip(block, *columns, strict=True):
         metric = metric_of(run)
         if metric.get("value") is not None:
             ends = metric.get("ci95")
             interval = None if ends is None else (float(ends[0]), float(ends[1]))
             usd, per_s, wh = (None if cell.value is None else float(str(cell.value)) for cell in figures)
-            points.append(Point(name.text, metric["value"], interval, usd, per_s, wh))
+            weights = short_precision(run.info.get("model") or {})
+            label = f"{name.text} {weights}" if names.count(name.text) > 1 else name.text  # a plot has no such column
+            points.append(Point(label, metric["value"], interval, usd, per_s, wh))
     if published is not None:
         for name, value in zip(published.cells("model"), published.cells("score"), strict=True):
             points.append(Point(name.text, float(str(value.value)), None, None, None, is_published=True))

@@ -192,9 +192,9 @@ def _speed_columns(found: Sequence[Beside | None]) -> list[Column]:
     decode = [one.decode if one else None for one in found]
     tpot_s = [look_up(point or {}, "tpot_s.p50") for point in decode]
     return [
-        Column("prefill/s", tuple(per_s(one.prefill if one else None) for one in found), 5),
-        Column("decode/s", tuple(map(per_s, decode)), 4),
-        Column("TPOT ms", tuple(MISSING if one is None else milliseconds(one) for one in tpot_s), 6),
+        Column("prefill/s", tuple(per_s(one.prefill if one else None) for one in found), 3),
+        Column("decode/s", tuple(map(per_s, decode)), 1),
+        Column("TPOT ms", tuple(MISSING if one is None else milliseconds(one) for one in tpot_s), 3),
     ]
 
 

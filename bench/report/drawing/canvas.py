@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _INCHES_WIDE = 7.2
 _TITLE_CHARS = 62
-_STEPS = ((2.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)), (6, (1, 1.5, 2, 3, 5, 7)), (300, (1, 2, 5)), (1e300, (1,)))
+_NEARLY_EVEN = 2.5  # where a logarithmic axis is nearly an even one, so that round numbers stand on it evenly
+_STEPS = ((6, (1, 1.5, 2, 3, 5, 7)), (300, (1, 2, 5)), (1e300, (1,)))
 """The numbers of an axis, by how many times its least value the greatest is."""
 
 
@@ -110,12 +111,14 @@ def short(label: str, length: int = 38) -> str:
 
 def log_axis(ax: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
     """Make an axis logarithmic, with numbers that are written out and as many as the range of values needs."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     axis = ax.xaxis if which == "x" else ax.yaxis
     span = max(values) / min(values)
-    steps = next(steps for most, steps in _STEPS if span < most)
-    axis.set_major_locator(LogLocator(subs=steps))
+    if span < _NEARLY_EVEN:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        axis.set_major_locator(LogLocator(subs=next(steps for most, steps in _STEPS if span < most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
