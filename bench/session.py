@@ -14,6 +14,7 @@ import torch
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
+from bench.engine.codec import Codec
 from bench.engine.encode import EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, block_shapes
 from bench.engine.generate import Generator, generation_budget
@@ -328,7 +329,7 @@ class Session:
         if self.engine.max_batch_tokens != "auto":
             budget = Budget(self.engine.max_batch_tokens, budget.rows)
         with nullcontext() if scorer is None else scorer.forward.plain(), own_head(model):
-            yield Generator(model, self.tokenizer, self.rules, budget)
+            yield Generator(model, Codec(self.tokenizer, self.rules, model.config, model.generation_config), budget)
 
     def probe(self, num_tokens: int) -> MatmulProbe:
         """A probe of this machine's rate of matrix products, in the model's shapes and dtype."""

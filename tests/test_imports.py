@@ -30,13 +30,13 @@ LAYERS = [
     prepare lmeval lmeval.index lmeval.asked lmeval.documents lmeval.tasks lmeval.job
     imports imports.formats imports.formats.* imports.archive imports.matching imports.fetching
     comparison comparison.pairing comparison.compared
-    disk journal store rows columns shots dataset chat prompts audit checking job model writing.generating
+    disk journal store rows columns shots dataset chat prompts audit checking job model answering writing.generating
     telemetry telemetry.* hf measured team launch speed.folder
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
     engine.widen engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
-    engine.tokenwise engine.generate models models.* speed.steps""",
+    engine.tokenwise engine.codec engine.generate models models.* speed.steps""",
     """route
     session watching scoring local_model api.model api.likelihoods speed.measure""",
     """imports.importing comparison.compare sources asked
