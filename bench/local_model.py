@@ -119,7 +119,11 @@ class LocalModel:
         if job.lane == "likelihood":
             score_samples(self.session, job, folder, progress, team)
         else:
-            complete_samples(LocalWriter(self.session), job, folder, progress, team)
+            complete_samples(self.writer(), job, folder, progress, team)
+
+    def writer(self) -> LocalWriter:
+        """What writes for the lane `generate`."""
+        return LocalWriter(self.session)
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records completer""",
     """catalog catalog.* api api.spec api.presets api.contract api.failures
-    schema speed speed.spec template task config measures metrics stats stats.* writing writing.extract
+    schema speed speed.spec vllm vllm.spec template task config measures metrics stats stats.* writing writing.extract
     writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
     engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns
@@ -38,7 +38,8 @@ LAYERS = [
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
     engine.tokenwise engine.codec engine.generate models models.* speed.steps""",
     """route
-    session watching scoring local_model api.model api.likelihoods speed.measure""",
+    session watching scoring local_model api.model api.likelihoods speed.measure
+    vllm.engine vllm.selfcheck vllm.rating vllm.model""",
     """imports.importing comparison.compare sources asked
     runner speed.runner verify dryrun doctor report report.*
     lmeval.arguments lmeval.command lmeval.export lmeval.model""",
@@ -88,6 +89,7 @@ ALLOWED = {
     "huggingface_hub": ["rows", "models.hub"],
     "datasets": [],
     "lm_eval": ["lmeval.*"],
+    "vllm": ["vllm.engine"],
     "requests": [],
     "httpx": [],
     "urllib": ["api.spec", "imports.fetching"],  # the former to take an address apart

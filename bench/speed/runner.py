@@ -40,6 +40,8 @@ def run_speed(plan: RunPlan, listener: Listener) -> list[Outcome]:
     for spec in plan.models:
         if split_source(spec.source) is not None:
             raise ModelInputError(f"model {spec.name}: bench speed measures models on this machine only")
+        if spec.backend != "transformers":
+            raise ModelInputError(f"model {spec.name}: bench speed measures transformers' models; leave backend out")
         if spec.parallel == "tensor":
             raise ModelInputError(f"model {spec.name}: bench speed is one process; parallel may be none or layers")
         check_model(spec, plan.engine)
