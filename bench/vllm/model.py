@@ -15,7 +15,7 @@ from typing import Any
 from bench.answering import answer_samples
 from bench.completer import GenerationSettings
 from bench.config import EngineSpec, ModelSpec
-from bench.engine.codec import Codec
+from bench.engine.codec import AskedPrompt, Codec
 from bench.engine.encode import EncodedSample
 from bench.engine.pipeline import Progress
 from bench.engine.selfcheck import TOLERANCE, SelfCheck
@@ -169,15 +169,20 @@ class VllmGenerator:
         self._cache = CacheShare()
 
     def generate(self, prompts: Sequence[str], settings: GenerationSettings) -> Iterator[tuple[int, Completion | str]]:
-        """Yield each prompt's place and what becomes of it, as soon as it is written."""
+        """See `bench.engine.codec.TextGenerator`; each as soon as it is written. vLLM is checked before the first."""
         asked = self.codec.ask(prompts, settings)
-        ids = [prompt.ids for prompt in asked]
-        seeds = draw_seeds(prompts, settings.seed) if settings.temperature else [0] * len(prompts)
-        engine, penalty = self._model.engine, self.codec.inherited.get("repetition_penalty", 1.0)
         if not self._is_checked:
-            self._model.check(lambda: written_difference(engine, ids))
+            self._model.check(lambda: written_difference(self._model.engine, [prompt.ids for prompt in asked]))
             self._is_checked = True
-        for place, written in engine.write(ids, seeds, settings, self.codec.end_ids, penalty):
+        seeds = draw_seeds(prompts, settings.seed) if settings.temperature else [0] * len(prompts)
+        return self._write(asked, seeds, settings)
+
+    def _write(
+        self, asked: Sequence[AskedPrompt], seeds: Sequence[int], settings: GenerationSettings
+    ) -> Iterator[tuple[int, Completion | str]]:
+        penalty = self.codec.inherited.get("repetition_penalty", 1.0)
+        ids = [prompt.ids for prompt in asked]
+        for place, written in self._model.engine.write(ids, seeds, settings, self.codec.end_ids, penalty):
             self._cache.count(len(ids[place]), written.num_cached)
             yield place, self.codec.read(self.codec.until_end(written.ids), asked[place], settings)
 
