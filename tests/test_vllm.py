@@ -212,11 +212,16 @@ def test_log_probabilities_over_the_letters_alone_are_found_out(runs: Runs, vllm
 
 
 def test_no_number_is_no_answer(runs: Runs, vllm: Any) -> None:
-    def spoil(logprobs: torch.Tensor, ids: list[int]) -> torch.Tensor:
-        return torch.full_like(logprobs, torch.nan) if len(rated(vllm)) == 12 and not seen.append(1) else logprobs
+    num_spoiled = 0
 
-    seen: list[int] = []
-    vllm.record.spoil = lambda logprobs, ids: spoil(logprobs, ids) if len(seen) < 2 else logprobs
+    def spoil(logprobs: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        nonlocal num_spoiled
+        if not ids or not rated(vllm) or num_spoiled == 2:
+            return logprobs
+        num_spoiled += 1
+        return torch.full_like(logprobs, torch.nan)
+
+    vllm.record.spoil = spoil
     assert runs(LETTER).code == 1
     (path,) = runs.folders()
     failed = [line["error"] for line in read_lines(path) if line["error"]]
