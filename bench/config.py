@@ -15,6 +15,7 @@ from bench.errors import TaskError, one_of
 from bench.schema import AutoInt, FilePath, Many, StrictModel
 from bench.speed.spec import SpeedSpec
 from bench.tasks.task import find_task, load_task
+from bench.vllm.spec import VllmSpec
 
 LM_EVAL = "lm_eval:"
 """What the names of lm-evaluation-harness's tasks begin with in a plan."""
@@ -56,6 +57,9 @@ class ModelSpec(StrictModel):
         trust_remote_code: run the model repository's own code.
         parallel: for a model too large for one GPU: `layers`: its layers over all visible GPUs, in one process;
             `tensor`: a part of every layer on each, in as many processes.
+        backend: what runs it: transformers, with this project's engine for likelihoods; or vLLM, which has to be
+            installed, and rates options of one token only.
+        vllm: for the backend vllm: how it runs the model.
         api: for a model behind an API: how it is asked.
     """
 
@@ -70,6 +74,8 @@ class ModelSpec(StrictModel):
     allow_pickle: bool = False
     trust_remote_code: bool = False
     parallel: Literal["none", "layers", "tensor"] = "none"
+    backend: Literal["transformers", "vllm"] = "transformers"
+    vllm: VllmSpec = VllmSpec()
     api: ApiSpec = ApiSpec()
 
     @model_validator(mode="before")
@@ -98,10 +104,13 @@ class ModelSpec(StrictModel):
         asked = {
             name for name in type(self).model_fields if getattr(self, name) != type(self).model_fields[name].default
         }
-        is_local = split_source(self.source) is None
-        unread = asked & {"api"} if is_local else asked - {"source", "name", "api"}
+        if split_source(self.source) is not None:
+            where, unread = "a model behind an API", asked - {"source", "name", "api"}
+        elif self.backend == "vllm":
+            where, unread = "a model that vLLM runs", asked & {"api", "quantization", "adapter", "device", "parallel"}
+        else:
+            where, unread = "a model on this machine", asked & {"api", "vllm"}
         if unread:
-            where = "a model on this machine" if is_local else "a model behind an API"
             raise ValueError(f"{min(unread)} means nothing for {where} ({self.source})")
         return self
 

@@ -69,8 +69,8 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
     errors: list[SteelyardError] = []
     for model in plan.models:
         try:
-            if split_source(model.source) is not None:
-                _estimate_api(model, plan, jobs, listener)
+            if split_source(model.source) is not None or model.backend != "transformers":
+                _say_what_is_known(model, plan, jobs, listener)
                 continue
             if work := preparation(model):
                 listener.say(work)
@@ -89,11 +89,12 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
     return forecasts, errors
 
 
-def _estimate_api(spec: ModelSpec, plan: RunPlan, jobs: list[Job], listener: Listener) -> None:
-    """Say what a model behind an API may cost."""
+def _say_what_is_known(spec: ModelSpec, plan: RunPlan, jobs: list[Job], listener: Listener) -> None:
+    """Say what a model may cost whose work is planned by others: behind an API, or by another backend."""
     model = source_of(spec).open_model(spec, plan.engine, ALONE)
+    known = "costs nothing" if spec.backend == "transformers" else f"{spec.backend} plans its work by itself"
     for job in jobs:
-        listener.say(f"{spec.name} · {job.title}: {model.refusal(job) or model.estimate(job) or 'costs nothing'}")
+        listener.say(f"{spec.name} · {job.title}: {model.refusal(job) or model.estimate(job) or known}")
 
 
 def _forecast(session: Session, job: Job, rate: float) -> Forecast:

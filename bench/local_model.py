@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 from bench.completer import Completer, GenerationSettings
 from bench.config import EngineSpec, ModelSpec
-from bench.engine.generate import Generator
+from bench.engine.codec import TextGenerator
 from bench.engine.pipeline import Progress
 from bench.errors import ModelLoadError, SteelyardError, one_line
 from bench.models.chat import apply_chat_template
@@ -21,15 +21,31 @@ from bench.scoring import score_samples
 from bench.session import Session, check_model, num_processes
 from bench.tasks.job import Job
 from bench.team import ALONE, Team
-from bench.telemetry.recorder import Recorder
-from bench.watching import describe_telemetry, start_recorder
+from bench.watching import Sitting
 from bench.writing.generating import complete_samples
 
 __all__ = ["LocalModel", "check_model", "num_processes", "open_model", "open_session", "preparation"]
 
 
+class MadeWith(NamedTuple):
+    """What a run's numbers were made with, apart from the model itself.
+
+    Attributes:
+        dtype: `float32`, ...
+        device: its type, `cpu` or `cuda`.
+        backend: name and version of what ran the model, where that was not transformers.
+    """
+
+    dtype: str
+    device: str
+    backend: str | None = None
+
+
 class LocalModel:
     """A session's model."""
+
+    backend: str | None = None
+    """Name and version of what runs it; None for transformers."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -47,10 +63,10 @@ class LocalModel:
             return f"{job.title} is answered in writing, and a masked language model writes nothing"
         return None
 
-    def identity(self, job: Job, made_with: tuple[str, str] | None = None) -> dict[str, object]:
-        """What of this model can change an answer; `made_with` is the dtype and type of device if not the session's."""
+    def identity(self, job: Job, made_with: MadeWith | None = None) -> dict[str, object]:
+        """What of this model can change an answer; with `made_with`, of a run that was made elsewhere."""
         session = self.session
-        dtype, device = made_with or (session.dtype_name, session.device.type)
+        dtype, device, backend = made_with or MadeWith(session.dtype_name, session.device.type, self.backend)
         adapter = None if session.adapter is None else session.adapter.fingerprint
         parts: dict[str, object] = {
             "model": [session.spec.source, session.files.fingerprint, dtype, session.spec.quantization, adapter],
@@ -58,6 +74,8 @@ class LocalModel:
             "encoding": [session.engine.bos, session.engine.overlong, session.max_length],
             "kind": [session.kind.name, session.pll],
         }
+        if backend is not None:
+            parts["backend"] = backend
         if job.spec.chat_template:
             parts["chat_template"] = hashlib.sha256(str(session.tokenizer.chat_template).encode()).hexdigest()
         return parts
@@ -80,6 +98,7 @@ class LocalModel:
             "fingerprint": session.files.fingerprint,
             "architecture": session.config.model_type,
             "kind": session.kind.name,
+            "backend": self.backend,
             "dtype": session.dtype_name,
             "quantization": session.precision.quantization,
             "gguf": session.files.stored,
@@ -100,7 +119,11 @@ class LocalModel:
         if job.lane == "likelihood":
             score_samples(self.session, job, folder, progress, team)
         else:
-            complete_samples(LocalWriter(self.session), job, folder, progress, team)
+            complete_samples(self.writer(), job, folder, progress, team)
+
+    def writer(self) -> LocalWriter:
+        """What writes for the lane `generate`."""
+        return LocalWriter(self.session)
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -128,67 +151,69 @@ def open_session(spec: ModelSpec, engine: EngineSpec, team: Team = ALONE) -> Ses
         raise ModelLoadError(f"model {spec.name}: {one_line(problem)}") from problem
 
 
-class LocalWriter:
-    """A session's model as the lane `generate` needs it, see `bench.writing.generating.Writer`."""
+class TextHost(Protocol):
+    """Who has a model that generates text; a session is one."""
 
-    def __init__(self, session: Session) -> None:
+    def load(self) -> None:
+        """Load the model now, if it is not."""
+
+    def generator(self) -> AbstractContextManager[TextGenerator]:
+        """Within this context, what generates text."""
+
+
+class LocalWriter:
+    """A session's model as the lane `generate` needs it, see `bench.writing.generating.Writer`.
+
+    Args:
+        session: the model.
+        host: who has it in memory, where that is not the session itself.
+        place: what to record of where it ran.
+    """
+
+    def __init__(
+        self, session: Session, host: TextHost | None = None, place: Callable[[], Mapping[str, Any]] | None = None
+    ) -> None:
         self.session = session
-        self._generator: Generator | None = None
-        self._recorder: Recorder | None = None
-        self._before: Mapping[str, Any] = {}
-        self._load_before_s = session.timing.load_s  # another task's
+        self._host: TextHost = host or session
+        self._place = place or session.describe_place
+        self._generator: TextGenerator | None = None
+        self._sitting = Sitting(session)
 
     @contextlib.contextmanager
     def writing(self, info: Mapping[str, Any]) -> Iterator[Completer]:
         """Load the model, and complete with it, watching its devices."""
-        self._before = info
-        self._recorder = recorder = start_recorder(self.session)
-        with contextlib.closing(recorder):
-            self.session.load()
-            recorder.restart()
-            with self.session.generator() as generator:
-                self._generator = generator
-                yield _LocalCompleter(generator, recorder)
+        with self._sitting.working(info, self._host.load), self._host.generator() as generator:
+            self._generator = generator
+            yield _LocalCompleter(generator, self._sitting)
 
     def fits(self, prompts: Sequence[tuple[Message, ...]], settings: GenerationSettings) -> list[bool]:
         """Whether each prompt leaves room for a completion, or the plan wants what is too long cut instead."""
         if self.session.engine.overlong == "cut_left" or self._generator is None:
             return [True] * len(prompts)
-        room = self._generator.room(settings)
-        return [len(ids) <= room for ids in self._generator.encode([text_of(prompt) for prompt in prompts])]
+        codec = self._generator.codec
+        room = codec.room(settings)
+        return [len(ids) <= room for ids in codec.encode([text_of(prompt) for prompt in prompts])]
 
     def measured(self) -> dict[str, Any]:
         """What to record beside the completions."""
-        session, generator = self.session, self._generator
-        load_s = session.timing.load_s - self._load_before_s + self._before.get("timing", {}).get("load_s", 0.0)
-        engine: dict[str, Any] = {"path": "generate", **session.describe_place()}
-        if generator is not None:
-            engine |= {"inherited": generator.inherited, "num_out_of_memory": generator.num_halvings}
-        return {
-            "timing": {"load_s": round(load_s, 4)},
-            "engine": engine,
-            "peak_memory_bytes": session.peak_memory_bytes(),
-            "notes": list(session.notes),
-            "telemetry": describe_telemetry(session, self._recorder) if self._recorder else {},
-        }
+        engine: dict[str, Any] = {"path": "generate", **self._place()}
+        if self._generator is not None:
+            engine |= self._generator.describe()
+        return {**self._sitting.measured(), "engine": engine}
 
 
 class _LocalCompleter:
     """A generator as a `Completer`; what its batches use is recorded."""
 
-    def __init__(self, generator: Generator, recorder: Recorder) -> None:
+    def __init__(self, generator: TextGenerator, sitting: Sitting) -> None:
         self._generator = generator
-        self._recorder = recorder
+        self._sitting = sitting
 
     def complete(
         self, prompts: Sequence[tuple[Message, ...]], settings: GenerationSettings
     ) -> Iterator[tuple[int, Completion | str]]:
         """See `bench.completer.Completer`."""
-        clock = time.perf_counter()
-        for made in self._generator.generate([text_of(prompt) for prompt in prompts], settings):
-            self._recorder.count(clock, time.perf_counter())
-            yield made
-            clock = time.perf_counter()
+        return self._sitting.timed(self._generator.generate([text_of(prompt) for prompt in prompts], settings))
 
 
 def text_of(prompt: Sequence[Message]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
+from bench.engine.codec import Codec
 from bench.engine.encode import EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, block_shapes
 from bench.engine.generate import Generator, generation_budget
@@ -139,13 +140,19 @@ class Session:
             raise ModelInputError(
                 f"model {spec.name}: {self.config.model_type} is an encoder-decoder that does not read text"
             )
-        check_quantization(spec, self.config, self.device, self.dtype)
-        self.route = Route(self)  # a backend that does not serve this model is told before weights are loaded
+        if spec.backend == "transformers":
+            check_quantization(spec, self.config, self.device, self.dtype)
+            _ = self.route  # an attention that does not serve this model is told before weights are loaded
 
     @property
     def dtype_name(self) -> str:
         """`float32`, `bfloat16` or `float16`."""
         return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def route(self) -> Route:
+        """Which way packs go through the model."""
+        return Route(self)
 
     @cached_property
     def precision(self) -> Precision:
@@ -164,6 +171,8 @@ class Session:
         """Most tokens of an input: the plan's, else the model's."""
         own = resolve_max_length(self.config, self.tokenizer)
         own = min(own, usable_positions(self.skeleton) or own)
+        if self.spec.backend != "transformers":
+            own -= 1  # it always writes a token, which has to fit as well
         if self.engine.max_length == "auto":
             return own
         if self.engine.max_length > own and not has_relative_positions(self.config):
@@ -212,11 +221,8 @@ class Session:
         if self.engine.memory_check:
             check_fit(self)
         began = time.perf_counter()
-        reset_peak_rss()
-        if self.device.type == "cuda":
-            for device in self.devices:
-                torch.cuda.reset_peak_memory_stats(device)
-        else:
+        self.reset_peak_memory()
+        if self.device.type != "cuda":
             torch.set_num_threads(max(1, num_cores() // self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
         if self.adapter is not None:
@@ -246,6 +252,8 @@ class Session:
         """The devices that this process uses."""
         if self.spec.parallel == "layers" and self.device.type == "cuda":
             return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        if self.device.type == "cuda" and self.spec.vllm.tensor_parallel_size > 1:
+            return [torch.device("cuda", index) for index in range(self.spec.vllm.tensor_parallel_size)]
         return [self.device]
 
     @property
@@ -328,12 +336,19 @@ class Session:
         if self.engine.max_batch_tokens != "auto":
             budget = Budget(self.engine.max_batch_tokens, budget.rows)
         with nullcontext() if scorer is None else scorer.forward.plain(), own_head(model):
-            yield Generator(model, self.tokenizer, self.rules, budget)
+            yield Generator(model, Codec(self.tokenizer, self.rules, model.config, model.generation_config), budget)
 
     def probe(self, num_tokens: int) -> MatmulProbe:
         """A probe of this machine's rate of matrix products, in the model's shapes and dtype."""
         dtype = torch.float32 if self.is_widened else self.dtype
         return MatmulProbe(block_shapes(self.skeleton), num_tokens, dtype, self.device)
+
+    def reset_peak_memory(self) -> None:
+        """Let the peak count from here."""
+        reset_peak_rss()
+        for device in self.devices:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
 
     def peak_memory_bytes(self) -> int:
         """Most memory held since loading began: on the GPU what torch allocated there, else the process's."""

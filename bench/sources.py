@@ -13,6 +13,10 @@ def source_of(spec: ModelSpec) -> ModelSource:
         from bench.api import model
 
         return model
+    if spec.backend == "vllm":
+        from bench.vllm import model as vllm_model
+
+        return vllm_model
     from bench import local_model
 
     return local_model

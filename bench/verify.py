@@ -21,7 +21,7 @@ from bench.engine.plain import write_alone
 from bench.engine.tokenwise import cut_at
 from bench.errors import RunFolderError, ScoringError, VerifyError, one_of
 from bench.imports import is_imported
-from bench.local_model import LocalModel
+from bench.local_model import LocalModel, MadeWith
 from bench.records import PromptedSample, Score
 from bench.runs.disk import lock_folder, write_json
 from bench.runs.names import RUN_FILE, SAMPLES_FILE, identity
@@ -203,7 +203,8 @@ def _changes_of_task(run: Run, job: Job) -> Iterator[str]:
 def _changes(run: Run, job: Job, session: Session) -> Iterator[str]:
     """What has changed since the run was made."""
     yield from _changes_of_task(run, job)
-    made_with = _recorded(run, "model.dtype"), str(_recorded(run, "engine.device")).partition(":")[0]
+    device = str(_recorded(run, "engine.device")).partition(":")[0]
+    made_with = MadeWith(_recorded(run, "model.dtype"), device, run.info["model"].get("backend"))
     if _recorded(run, "model.fingerprint") != session.files.fingerprint:
         yield "the model is not the one that was scored"
     elif _recorded(run, "identity") != identity({**job.identity(), **LocalModel(session).identity(job, made_with)}):

@@ -14,9 +14,11 @@ import tiny_kinds
 import torch
 from tiny_models import tiny_model
 
+from bench.completer import Decoding
 from bench.config import EngineSpec, ModelSpec
+from bench.engine.codec import Codec
 from bench.engine.encode import EncodingRules
-from bench.engine.generate import Decoding, Generator
+from bench.engine.generate import Generator
 from bench.engine.pack import Budget, TokenRequest, plan_packs
 from bench.engine.seq2seq.encode import decoder_start
 from bench.engine.tokenwise import cut_at
@@ -31,8 +33,12 @@ PROMPTS = ["Once", "a-much-longer-prompt-than-all-the-others", "b", "two+two=", 
 """Of characters that are tokens of the tiny models."""
 
 
-def generator_of(model: Any, budget: Budget = AMPLE, rules: EncodingRules = RULES) -> Generator:
-    return Generator(model, fake_tokenizer(), rules, budget)
+def codec_of(model: Any, tokenizer: Any = None, rules: EncodingRules = RULES) -> Codec:
+    return Codec(tokenizer or fake_tokenizer(), rules, model.config, model.generation_config)
+
+
+def generator_of(model: Any, budget: Budget = AMPLE, rules: EncodingRules = RULES, tokenizer: Any = None) -> Generator:
+    return Generator(model, codec_of(model, tokenizer, rules), budget)
 
 
 def generate(generator: Generator, prompts: Sequence[str], **rules: Any) -> list[Completion]:
@@ -94,7 +100,7 @@ def test_a_special_token_may_be_a_stop_string() -> None:
     model = tiny_model("llama")
     whole = generate(generator_of(model), PROMPTS[:1])[0].text
     tokenizer.add_special_tokens({"additional_special_tokens": [whole[2]]})  # the same id, hidden when it is decoded
-    generator = Generator(model, tokenizer, RULES, AMPLE)
+    generator = generator_of(model, tokenizer=tokenizer)
     decoding = Decoding(max_tokens=12, stop=(whole[2],))
     (_, found), *_ = generator.generate(PROMPTS[:1], decoding)
     assert isinstance(found, Completion)
@@ -204,21 +210,21 @@ def test_what_does_not_fit_is_cut_from_the_left() -> None:
 
 def test_what_a_model_brings_of_its_own_is_followed_and_told() -> None:
     model = tiny_model("llama")
-    assert generator_of(model).inherited == {}
+    assert codec_of(model).inherited == {}
     before = generate(generator_of(model), PROMPTS)
     model = copy.deepcopy(model)
     model.generation_config.repetition_penalty = 3.0
     model.generation_config.do_sample, model.generation_config.temperature = True, 2.0
-    assert generator_of(model).inherited == {"repetition_penalty": 3.0}
+    assert codec_of(model).inherited == {"repetition_penalty": 3.0}
     assert generate(generator_of(model), PROMPTS) != before
     assert generate(generator_of(model), PROMPTS) == generate(generator_of(model), PROMPTS)
 
 
 def test_special_tokens_are_the_tokenizers_unless_the_text_or_the_rule_has_them() -> None:
     model, tokenizer = tiny_kinds.tiny("seq2seq", "bart", vocab_size=300), tiny_kinds.bart_tokenizer()
-    generator = Generator(model, tokenizer, RULES, AMPLE)
-    assert generator.encode(["one", "<s>one"]) == [tokenizer.encode("one"), tokenizer.encode("<s>one")[1:-1]]
-    never = Generator(model, tokenizer, EncodingRules(max_length=512, bos="never"), AMPLE)
+    codec = codec_of(model, tokenizer)
+    assert codec.encode(["one", "<s>one"]) == [tokenizer.encode("one"), tokenizer.encode("<s>one")[1:-1]]
+    never = codec_of(model, tokenizer, EncodingRules(max_length=512, bos="never"))
     assert never.encode(["one"]) == [tokenizer.encode("one", add_special_tokens=False)]
 
 

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records completer""",
     """catalog catalog.* api api.spec api.presets api.contract api.failures api.streams
-    schema speed speed.spec tasks tasks.template tasks.source tasks.form tasks.task config plan
+    schema speed speed.spec vllm vllm.spec tasks tasks.template tasks.source tasks.form tasks.task config plan
     measures metrics stats stats.* writing writing.extract
     writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
@@ -32,16 +32,16 @@ LAYERS = [
     imports imports.formats imports.formats.* imports.archive imports.matching imports.fetching
     comparison comparison.pairing comparison.compared
     runs runs.* tasks.rows tasks.columns tasks.shots tasks.dataset tasks.chat tasks.prompts tasks.audit tasks.checking
-    tasks.job model writing.generating
+    tasks.job model answering writing.generating
     telemetry telemetry.* hf measured team launch speed.folder speed.driving speed.asking
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
     engine.widen engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
-    engine.tokenwise engine.generate models models.* speed.steps""",
+    engine.tokenwise engine.codec engine.generate models models.* speed.steps""",
     """route
     session watching scoring local_model api.model api.likelihoods speed.measure speed.scoring speed.local
-    speed.served""",
+    speed.served vllm.engine vllm.selfcheck vllm.rating vllm.model""",
     """imports.importing comparison.compare sources asked
     runner speed.runner verify dryrun doctor report report.*
     lmeval.arguments lmeval.command lmeval.export lmeval.model""",
@@ -91,6 +91,7 @@ ALLOWED = {
     "huggingface_hub": ["tasks.rows", "models.hub"],
     "datasets": [],
     "lm_eval": ["lmeval.*"],
+    "vllm": ["vllm.engine"],
     "requests": [],
     "httpx": [],
     "urllib": ["api.spec", "imports.fetching"],  # the former to take an address apart

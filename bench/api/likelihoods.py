@@ -9,21 +9,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.answering import Answer
 from bench.api.completer import ApiCompleter
 from bench.api.pool import Answered
 from bench.completer import GenerationSettings
-from bench.engine.pipeline import Progress
 from bench.metrics import failed_sample
 from bench.records import Loglikelihood, Message, PromptedSample, Score
-from bench.runs.folder import RunShare
 from bench.tasks.job import Job
+from bench.writing.generating import cost_usd, count_tokens
 
 OUTSIDE_MASS = "outside_mass"  # in `Score.values`: the first token's probability of being none of the letters
 _LEAST = 1e-12
@@ -114,66 +113,56 @@ def _fill_in(seen: Mapping[str, float], first_token: Mapping[str, float]) -> dic
     return {label: mass or bound for label, mass in seen.items()}
 
 
-def score_likelihoods(
-    way: Letters | Echo, completer: ApiCompleter, job: Job, folder: RunShare, progress: Progress
-) -> None:
-    """Rate the choices of what the run folder does not hold yet, journal each sample at once, and finish the run.
+class Rater:
+    """An API's model as what answers a job by rating its choices, see `bench.answering.Answerer`.
 
-    Raises:
-        SteelyardError: the provider will not go on, the disk is full, or no sample got a score.
+    Args:
+        way: how choices are rated.
+        completer: asks the provider.
+        job: the job.
+        measured: what to record beside the scores, as of now.
     """
-    began = time.perf_counter()
-    before = dict(folder.info.get("timing", {}))
-    pending = [sample for sample in job.samples if sample.sample.id not in folder.done]
-    progress.plan(len(job.samples), is_all=True)
-    progress.advance(len(job.samples) - len(pending))
 
-    def measured() -> dict[str, Any]:
-        total_s = round(time.perf_counter() - began + before.get("total_s", 0.0), 4)
-        return {"api": asdict(completer.tally), "timing": {"total_s": total_s}}
+    def __init__(
+        self, way: Letters | Echo, completer: ApiCompleter, job: Job, measured: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._way = way
+        self._completer = completer
+        self._job = job
+        self.measured = measured
 
-    try:
-        for score in _scores(way, completer, job, pending):
-            folder.append([score])
-            progress.advance(1)
-    finally:
-        folder.update(measured())
-    order = [sample.sample.id for sample in job.samples]
-    lines = folder.failed | folder.done
-    scores = [lines[key] for key in order]
-    outside = [score.values[OUTSIDE_MASS] for score in scores if OUTSIDE_MASS in score.values]
-    results = {
-        **job.summarise(scores),
-        **({OUTSIDE_MASS: sum(outside) / len(outside)} if outside else {}),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    folder.finish(order, results)
+    @contextlib.contextmanager
+    def answering(self, info: Mapping[str, Any]) -> Iterator[Answer]:  # noqa: ARG002
+        """Rate with the provider."""
+        yield self._rate
 
+    def summed(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """Tokens, money, and how much of the first tokens' probability fell outside the letters."""
+        outside = [score.values[OUTSIDE_MASS] for score in scores if OUTSIDE_MASS in score.values]
+        mass = {OUTSIDE_MASS: sum(outside) / len(outside)} if outside else {}
+        return {**mass, "tokens": count_tokens(scores), "cost_usd": cost_usd(scores)}
 
-def _scores(
-    way: Letters | Echo, completer: ApiCompleter, job: Job, samples: Sequence[PromptedSample]
-) -> Iterator[Score]:
-    """The score of each sample as soon as its last request is answered."""
-    owners: list[tuple[int, int]] = []
-    chats: list[tuple[Message, ...]] = []
-    waiting: dict[int, dict[int, Answered | str]] = {}
-    nums: list[int] = []
-    for number, sample in enumerate(samples):
-        asked = way.chats(job, sample)
-        nums.append(len(asked))
-        owners += [(number, place) for place in range(len(asked))]
-        chats += asked
-    for request, result in completer.answers(chats, way.settings):
-        owner, place = owners[request]
-        found = waiting.setdefault(owner, {})
-        found[place] = result
-        if len(found) == nums[owner]:
-            yield _score(way, job, samples[owner], [found[place] for place in sorted(found)])
-            del waiting[owner]
+    def _rate(self, samples: Sequence[PromptedSample]) -> Iterator[Score]:
+        """The score of each sample as soon as its last request is answered."""
+        owners: list[tuple[int, int]] = []
+        chats: list[tuple[Message, ...]] = []
+        waiting: dict[int, dict[int, Answered | str]] = {}
+        nums: list[int] = []
+        for number, sample in enumerate(samples):
+            asked = self._way.chats(self._job, sample)
+            nums.append(len(asked))
+            owners += [(number, place) for place in range(len(asked))]
+            chats += asked
+        for request, result in self._completer.answers(chats, self._way.settings):
+            owner, place = owners[request]
+            found = waiting.setdefault(owner, {})
+            found[place] = result
+            if len(found) == nums[owner]:
+                yield self._score(samples[owner], [found[place] for place in sorted(found)])
+                del waiting[owner]
 
-
-def _score(way: Letters | Echo, job: Job, sample: PromptedSample, results: Sequence[Answered | str]) -> Score:
-    errors = [result for result in results if isinstance(result, str)]
-    if errors:
-        return failed_sample(sample, errors[0])
-    return way.score(job, sample, [result for result in results if not isinstance(result, str)])
+    def _score(self, sample: PromptedSample, results: Sequence[Answered | str]) -> Score:
+        errors = [result for result in results if isinstance(result, str)]
+        if errors:
+            return failed_sample(sample, errors[0])
+        return self._way.score(self._job, sample, [result for result in results if not isinstance(result, str)])

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from bench.answering import answer_samples
 from bench.api.batched import BatchCompleter, BatchPlan
 from bench.api.book import Book
 from bench.api.completer import ApiCompleter
 from bench.api.connect import connect, connect_batches, find_access, settle_tariff
 from bench.api.contract import Access
 from bench.api.ledger import Ledger, Tally
-from bench.api.likelihoods import Echo, Letters, score_likelihoods
+from bench.api.likelihoods import Echo, Letters, Rater
 from bench.api.pool import Patience
 from bench.api.presets import BatchTerms, Preset, load_preset, preset_names, split_source
 from bench.catalog.prices import BilledTokens, Tariff
@@ -120,7 +121,7 @@ class ApiModel:
         else:
             way = Echo() if self.spec.api.likelihoods == "echo" else Letters()
             folder.update(writer.measured())
-            score_likelihoods(way, writer.completer(way), job, folder, progress)
+            answer_samples(Rater(way, writer.completer(way), job, writer.measured), job, folder, progress, team)
 
     def close(self) -> None:
         """Nothing is open between runs."""

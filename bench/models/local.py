@@ -9,7 +9,7 @@ import torch
 
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
-from bench.hf import AutoConfig, AutoTokenizer
+from bench.hf import AutoConfig, AutoTokenizer, GenerationConfig
 from bench.models.files import ModelFiles, locate_tokenizer
 from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 from bench.models.placement import is_whole, placement
@@ -68,6 +68,13 @@ def load_config(spec: ModelSpec, files: ModelFiles) -> Any:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
     except Exception as error:  # whatever its libraries raise of a damaged or unknown file
         raise ModelLoadError(f"model {spec.name}: its configuration cannot be read: {_reason(error)}") from error
+
+
+def load_generation_config(files: ModelFiles, config: Any) -> Any:
+    """What a model's makers say of decoding, as transformers gives it to a model when it loads one."""
+    if files.folder is not None and (files.folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(files.folder)
+    return GenerationConfig.from_model_config(config)
 
 
 def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:

@@ -161,9 +161,13 @@ def short_dtype(dtype: object) -> str:
 
 
 def short_precision(model: Mapping[str, Any]) -> str:
-    """What the weights of run.json's `model` are: `fp32`, `bf16 bnb-4bit`, `fp32 GGUF Q4_1`, `bf16 +LoRA`."""
-    stored = model.get("gguf")
+    """What the weights of run.json's `model` are: `fp32`, `bf16 bnb-4bit`, `fp32 GGUF Q4_1`, `bf16 +LoRA`.
+
+    Who computed with them stands there, too, where that was not transformers: `bf16 · vLLM 0.33.0`.
+    """
+    stored, backend = model.get("gguf"), model.get("backend")
     parts = [f"GGUF {stored}" if stored else None, model.get("quantization"), "+LoRA" if model.get("adapter") else None]
+    parts.append(f"· {str(backend).replace('vllm', 'vLLM', 1)}" if backend else None)
     return one_line(" ".join([short_dtype(model.get("dtype")), *(str(part) for part in parts if part)]))
 
 

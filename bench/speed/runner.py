@@ -71,6 +71,8 @@ def run_speed(plan: RunPlan, listener: Listener, *, is_scoring: bool = False) ->
         InputError: something in the plan or a model is wrong; nothing was measured.
     """
     for spec in plan.models:
+        if spec.backend != "transformers":
+            raise ModelInputError(f"model {spec.name}: bench speed measures transformers' models; leave backend out")
         if spec.parallel == "tensor":
             raise ModelInputError(f"model {spec.name}: bench speed is one process; parallel may be none or layers")
         if spec.api.batch:

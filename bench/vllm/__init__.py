@@ -1,0 +1,1 @@
+"""Local models that vLLM runs, in this process: an optional backend."""

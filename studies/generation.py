@@ -1,0 +1,166 @@
+"""Completions by plain batches, as the engine makes them, and by transformers' continuous batching.
+
+Speed: the embedded model completes the same prompts of mixed lengths in both ways, in turn. Equality: tiny models of
+every architecture, prompts of mixed lengths, greedy, against `generate` of one prompt at a time. No stop strings:
+continuous batching has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "tests"))  # the tests' models
+
+import torch  # noqa: E402
+from common import arguments, num_threads, positive_int, publish, run_study, table, verdict  # noqa: E402
+from tiny_models import PACKED, VOCAB, tiny_model  # noqa: E402
+
+from bench.completer import GenerationSettings  # noqa: E402
+from bench.config import EngineSpec, ModelSpec, TaskSpec  # noqa: E402
+from bench.engine.generate import Generator  # noqa: E402
+from bench.hf import GenerationConfig  # noqa: E402
+from bench.local_model import open_session  # noqa: E402
+from bench.records import Completion  # noqa: E402
+from bench.tasks.prepare import prepare_job  # noqa: E402
+
+_BLOCK = 32  # tokens of a page of the cache
+_BATCH_TOKENS = 256  # that a step of continuous batching reads at most
+_LENGTHS = (5, 17, 3, 40, 29, 8)  # of the prompts of tiny models
+_NUM_WRITTEN = 12
+
+
+def continuous(
+    model: Any, prompts: Sequence[Sequence[int]], num_tokens: int, end_ids: Sequence[int]
+) -> list[list[int]] | str:
+    """Greedy completions by continuous batching; or what it says where it fails."""
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    num_blocks = sum(-(-(len(ids) + num_tokens) // _BLOCK) for ids in prompts)
+    made = model.generate_batch(
+        [list(ids) for ids in prompts],
+        generation_config=GenerationConfig(
+            max_new_tokens=num_tokens, do_sample=False, eos_token_id=list(end_ids), pad_token_id=0
+        ),
+        # without a number of pages it would take nine tenths of the machine's memory
+        continuous_batching_config=ContinuousBatchingConfig(
+            num_blocks=num_blocks, block_size=_BLOCK, max_batch_tokens=_BATCH_TOKENS
+        ),
+    )
+    errors = [one.error for one in made.values() if one.error]
+    return errors[0] if errors else [list(one.generated_tokens) for one in made.values()]
+
+
+@torch.inference_mode()
+def alone(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int, end_id: int) -> list[list[int]]:
+    """The same by `generate`, one prompt at a time."""
+    made = []
+    for ids in prompts:
+        inputs = torch.tensor([list(ids)])
+        mask = torch.ones_like(inputs)
+        output = model.generate(
+            inputs,
+            attention_mask=mask,
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=end_id,
+            pad_token_id=0,
+        )
+        made.append(output[0, len(ids) :].tolist())
+    return made
+
+
+def architectures() -> Iterator[tuple[str, str]]:
+    """Each architecture, and what continuous batching makes of it."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in _LENGTHS]
+    for name in PACKED:
+        model = tiny_model(name)
+        expected = alone(model, prompts, _NUM_WRITTEN, 2)
+        found = continuous(model, prompts, _NUM_WRITTEN, [2])
+        if isinstance(found, str):
+            yield name, f"fails: {' '.join(found.split())[:60]}"
+            continue
+        num_equal = sum(one == other for one, other in zip(found, expected, strict=True))
+        yield name, "equal" if num_equal == len(prompts) else f"{num_equal} of {len(prompts)} equal, and no error"
+
+
+def texts(num: int) -> list[str]:
+    """Prompts of `pocket` with no shot to five, in turn."""
+    by_shots = []
+    for shots in range(6):
+        spec = TaskSpec.model_validate({"task": "pocket", "scoring": "written", "num_fewshot": shots, "limit": num})
+        by_shots.append([sample.prompt.text for sample in prepare_job(spec).samples])
+    return [by_shots[place % 6][place] for place in range(num)]
+
+
+def batched(generator: Generator, prompts: Sequence[str], num_tokens: int) -> list[str]:
+    """Texts by plain batches."""
+    made = dict(generator.generate(prompts, GenerationSettings(num_tokens)))
+    return [one.text if isinstance(one, Completion) else one for one in (made[place] for place in range(len(prompts)))]
+
+
+def study(options: argparse.Namespace) -> int:
+    """Time both ways in turn, compare all architectures, publish."""
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
+    torch.set_num_threads(num_threads())
+    session = open_session(ModelSpec(source=options.model, dtype="float32", device="cpu"), EngineSpec())
+    session.load()
+    prompts = texts(options.prompts)
+    seconds: dict[str, list[float]] = {"batched": [], "continuous": []}
+    with session.generator() as generator:
+        codec = generator.codec
+        ids = [one.ids for one in codec.ask(prompts, GenerationSettings(options.tokens))]
+        for _ in range(options.repeats):
+            began = time.perf_counter()
+            plain = batched(generator, prompts, options.tokens)
+            between = time.perf_counter()
+            made = continuous(session.model, ids, options.tokens, codec.end_ids)
+            seconds["batched"].append(between - began)
+            seconds["continuous"].append(time.perf_counter() - between)
+        if isinstance(made, str):
+            raise SystemExit(f"continuous batching fails: {made}")
+        written = [session.tokenizer.decode(codec.until_end(one), skip_special_tokens=True) for one in made]
+    num_equal = sum(one == other for one, other in zip(written, plain, strict=True))
+    ratio = min(seconds["continuous"]) / min(seconds["batched"])
+    found = dict(architectures())
+    unequal = [name for name, what in found.items() if what != "equal"]
+    lengths = sorted(map(len, ids))
+    goals = {"plain batches, which the engine uses, are at least as fast": ratio >= 1}
+    lines = [
+        f"Model {options.model}, float32, on a CPU, threads: {torch.get_num_threads()}. {len(prompts)} prompts "
+        f"of {lengths[0]} to {lengths[-1]} tokens, at most {options.tokens} written; the fastest of {options.repeats}.",
+        "",
+        *table(
+            ["way", "seconds", "completions equal"],
+            [
+                ["plain batches", f"{min(seconds['batched']):.1f}", ""],
+                ["continuous batching", f"{min(seconds['continuous']):.1f}", f"{num_equal} of {len(prompts)}"],
+            ],
+        ),
+        "",
+        f"Continuous batching takes {ratio:.2f} times as long.",
+        "",
+        f"Of {len(found)} architectures it equals `generate` of one prompt in {len(found) - len(unequal)}; not in:",
+        "",
+        *table(["architecture", "continuous batching"], [[name, found[name]] for name in unequal]),
+        "",
+        *verdict(goals),
+    ]
+    result = {"seconds": seconds, "ratio": ratio, "num_equal": num_equal, "architectures": found}
+    publish(options, "generation", result, lines)
+    return 0 if all(goals.values()) else 1
+
+
+if __name__ == "__main__":
+    parser = arguments("plain batches beside transformers' continuous batching")
+    parser.add_argument("--prompts", type=positive_int, default=24, metavar="N", help="to complete")
+    parser.add_argument("--tokens", type=positive_int, default=24, metavar="N", help="of a completion at most")
+    parser.add_argument("--repeats", type=positive_int, default=2, metavar="N", help="of each way")
+    sys.exit(run_study(study, parser))
