@@ -175,9 +175,9 @@ def test_what_cannot_be_measured_is_refused_in_one_line(cli: Bench, tmp_path: Pa
     done = cli("speed", write_speed_plan(tmp_path, contexts=[4095]))
     assert done.code == 2
     assert "decode 1x4095+3 is 4098 tokens, and the model reads 4096" in done.complaint
-    done = cli("speed", write_speed_plan(tmp_path, models=[{"source": "openai:gpt-4o"}]))
+    done = cli("speed", write_speed_plan(tmp_path, models=[{"source": "fake", "parallel": "tensor"}]))
     assert done.code == 2
-    assert "measures models on this machine only" in done.complaint
+    assert "bench speed is one process" in done.complaint
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,17 @@ def locate(spec: ModelSpec) -> ModelFiles:
     return _from_hub(spec)
 
 
+def locate_tokenizer(spec: ModelSpec) -> ModelFiles:
+    """The same for its tokenizer alone: of a hub repository no weights are fetched."""
+    path = Path(spec.source).expanduser()
+    if path.is_dir():
+        return ModelFiles(path, "", "")
+    if not _is_hub_id(spec.source) or spec.source in ("fake", "embedded"):
+        return locate(spec)
+    folder, revision = fetch_folder(spec.source, spec.revision, _CONFIGURATION, f"tokenizer {spec.source}")
+    return ModelFiles(folder, revision, "")
+
+
 def preparation(spec: ModelSpec) -> str | None:
     """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
     if spec.source == "embedded":

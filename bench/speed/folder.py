@@ -14,6 +14,10 @@ from bench.runs.journal import seal, unseal
 POINTS_FILE = "points.jsonl"
 
 
+class NotMeasured(Exception):
+    """Of a point there is nothing to write down; the words say why."""
+
+
 def append_point(folder: Path, record: Mapping[str, Any]) -> None:
     """Add what was measured of a point; when this returns, it is on the disk.
 
