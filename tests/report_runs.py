@@ -8,6 +8,7 @@ from typing import Any
 from bench.metrics import summarise
 from bench.records import Completion, Score
 from bench.report.results import build_report
+from bench.report.served import judged
 from bench.report.sheet import Report, Table
 from bench.report.speed import SpeedRun
 from bench.runs.reading import Run
@@ -74,7 +75,7 @@ def served_point(number: float, *, is_rate: bool = False, cost_usd: float | None
 
 def make_served_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun:
     """A finished speed run of a server."""
-    whole = {
+    whole: dict[str, Any] = {
         "model": {
             "name": name,
             "source": name,
@@ -85,7 +86,7 @@ def make_served_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun
         },
         "config": {"speed": {"served": {"objective": {"ttft_s": 0.5}, "warm_up_requests": 4}}},
     }
-    return make_speed_run(name, *points, **{**whole, **info})
+    return make_speed_run(name, *judged(whole, points), **{**whole, **info})
 
 
 def make_speed_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun:

@@ -152,3 +152,13 @@ def test_a_screen_shows_speed_beside_scores(width: int) -> None:
         row = next(line for line in text.splitlines() if line.startswith("  a ¹"))
         assert row.split()[-2:] == ["320", "12.5"]
     assert "decode/s" not in render_runs([make_run("a")], Screen(160))
+
+
+def test_what_a_server_writes_stands_beside_the_scores_of_what_it_serves() -> None:
+    run = make_run("vllm:m", lane="generate")
+    run.info["model"] = {"name": "vllm:m", "source": "vllm:m", "kind": "api"}
+    speed = make_served_run("vllm:m", served_point(2), served_point(8))
+    found = speed_beside(run, [speed])
+    assert found is not None
+    assert found.prefill is None
+    assert found.note == "speed: served at concurrency 8 (vllm:m.speed, on vLLM at http://x)"

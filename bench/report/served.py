@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
-from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
-from bench.report.text import MISSING, Screen, count, hanging, look_up, one_line, percent, plural, rate
+from bench.report.grid import Column
+from bench.report.text import MISSING, count, look_up, one_line, percent, plural, rate
 from bench.speed.figures import describe_goodput, read_taken
 from bench.speed.spec import Objective
 
-_LEGEND = (
+SERVED_LEGEND = (
     "load: requests always under way, or requests a second at random moments (/s). Times are medians, and p99 beside "
     "them: TTFT from sending to the first piece of text, TPOT of each token after it, ITL between two pieces, in ms; "
     "latency to the last piece, in s. tokens/s and req/s: written and answered between the first request and the last "
@@ -24,33 +22,14 @@ _MOST_CONNECTIONS = 1000  # of the SDKs; what is beyond them waits in the client
 
 _NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency"}
 
-Row = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""run.json and a point."""
 
-
-def render_served(runs: Sequence[tuple[str, Mapping[str, Any], Sequence[Mapping[str, Any]]]], screen: Screen) -> str:
-    """The table of all loads of runs, with what must be known of them.
+def served_columns(infos: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of the table of loads.
 
     Args:
-        runs: for each its folder's name, run.json, and its points.
-        screen: where it goes.
+        infos: run.json of each row's run.
+        points: each row's point.
     """
-    rows = [(info, point) for _, info, points in runs for point in points]
-    columns, dropped = fit(_columns(rows), screen.width)
-    lines = [draw_titles(columns), draw_rule(columns)]
-    lines += [draw_row(columns, index) for index in range(len(rows))]
-    remarks = [_LEGEND]
-    for folder, info, points in runs:
-        remarks += [f"{look_up(info, 'model.name')} ({folder}): {text}" for text in remarks_on_served(info, points)]
-    remarks += [f"left out for want of room: {', '.join(dropped)}"] if dropped else []
-    lines.append(Text())
-    for remark in dict.fromkeys(remarks):
-        lines += hanging(screen, Text(), Text(one_line(remark), "dim"))
-    return screen.render(lines)
-
-
-def _columns(rows: Sequence[Row]) -> list[Column]:
-    points = [point for _, point in rows]
 
     def column(title: str, drop: int, cell: Callable[[Mapping[str, Any]], str]) -> Column:
         return Column(title, tuple(map(cell, points)), drop)
@@ -59,7 +38,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         return lambda point: MISSING if point[key] is None else rate(point[key][f"p{share}"] * unit)
 
     return [
-        Column("model", tuple(one_line(look_up(info, "model.name")) for info, _ in rows), 0, is_number=False),
+        Column("model", tuple(one_line(look_up(info, "model.name")) for info in infos), 0, is_number=False),
         column("load", 0, lambda point: load_text(point["load"])),
         column("TTFT", 0, time("ttft_s", 50, 1000)),
         column("p99", 4, time("ttft_s", 99, 1000)),
@@ -71,7 +50,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         column("p99", 8, time("latency_s", 99, 1)),
         column("tokens/s", 0, lambda point: rate(point["tokens_per_s"])),
         column("req/s", 2, lambda point: rate(point["requests_per_s"])),
-        Column("goodput", tuple(rate(goodput_per_s(*row)) for row in rows), 1),
+        column("goodput", 1, lambda point: rate(look_up(point, "goodput.requests_per_s"))),
         column("failed", 3, lambda point: count(sum(point["failures"].values())) if point["failures"] else ""),
     ]
 
@@ -86,21 +65,23 @@ def _objective(info: Mapping[str, Any]) -> Objective:
     return Objective.model_validate(look_up(info, "config.speed.served.objective") or {})
 
 
-def goodput_per_s(info: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
-    """Requests a second that met the plan's objective; None where there is none, or where it cannot be told."""
-    found = describe_goodput([read_taken(one) for one in point["requests"]], _objective(info), point["duration_s"])
-    return None if found is None else float(found["requests_per_s"])
+def judged(info: Mapping[str, Any], points: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Points with the goodput of loads by the objective that the plan last had, which asks nothing again."""
+    for point in points:
+        if point["phase"] == "served":
+            taken = [read_taken(one) for one in point["requests"]]
+            yield {**point, "goodput": describe_goodput(taken, _objective(info), point["duration_s"])}
+        else:
+            yield point
 
 
 def remarks_on_served(info: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What a reader of these figures must know."""
+    """What a reader of the loads' figures must know, the service first."""
     model, spec = info["model"], look_up(info, "config.speed.served")
     yield f"{model['provider']} at {model['base_url']}{f'; {_lengths(points)}' if points else ''}"
     asked = _objective(info).model_dump(exclude_none=True)
     words = ", ".join(f"{_NAMES[name]} {limit:g} s" for name, limit in asked.items())
     yield f"goodput's objective: {words}" if asked else "no goodput: the plan has no objective (speed.served.objective)"
-    if info["status"] != "finished":
-        yield f"{info['status']}, {info.get('reason') or 'not all points are measured'}"
     loads: dict[str, list[str]] = {}
     for point in points:
         for text in _of_point(point):

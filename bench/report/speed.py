@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.scoring_speed import SCORING_LEGEND, scoring_columns
-from bench.report.served import remarks_on_served, render_served
+from bench.report.served import SERVED_LEGEND, judged, remarks_on_served, served_columns
 from bench.report.speed_cells import energy_cell, half_width, milliseconds
 from bench.report.text import (
     Screen,
@@ -30,6 +30,7 @@ from bench.runs.reading import read_speed_info
 from bench.speed.folder import read_points
 
 _SWEPT = ("prefill", "decode")
+PHASES = (*_SWEPT, "scoring", "served")
 _LEGEND = (
     "tokens/s: read by prefill, written by decode, at the median time; ±: half of the median's 95 % interval. ms: "
     "until the first token (prefill), or a token of each sequence (decode). floor: the least time by this machine's "
@@ -60,35 +61,20 @@ def read_speed_run(path: Path) -> SpeedRun | None:
     info = read_speed_info(path)
     if info is None:
         return None
-    return SpeedRun(path, info, tuple(sorted(read_points(path).values(), key=_place)))
+    return SpeedRun(path, info, tuple(judged(info, sorted(read_points(path).values(), key=_place))))
 
 
 def _place(point: Mapping[str, Any]) -> tuple[float, ...]:
     """Where a point stands in its sweep."""
+    phase = PHASES.index(point["phase"])
     if point["phase"] == "served":
         load = point["load"]
-        return ("concurrency" not in load, *load.values(), point["prompt_tokens"], point["completion_tokens"])
-    if point["phase"] == "scoring":  # in the order of measuring
-        return (2,)
-    return (point["phase"] != "prefill", point["batch_size"], point["length"])
+        return (phase, "concurrency" not in load, *load.values(), point["prompt_tokens"], point["completion_tokens"])
+    return (phase, point.get("batch_size", 0), point.get("length", 0))
 
 
 def render_speed(runs: Sequence[SpeedRun], screen: Screen) -> str:
-    """The tables of all points of speed runs, of models on this machine and of served ones."""
-    served = [run for run in runs if is_served(run)]
-    local = [run for run in runs if run not in served]
-    tables = [_render_local(local, screen)] if local else []
-    tables += [render_served([(run.path.name, run.info, run.points) for run in served], screen)] if served else []
-    return "\n\n".join(tables)
-
-
-def is_served(run: SpeedRun) -> bool:
-    """Whether it is of a server or an API."""
-    return bool(look_up(run.info, "model.kind") == "api")
-
-
-def _render_local(runs: Sequence[SpeedRun], screen: Screen) -> str:
-    """A table of each kind of points, with what must be known of them."""
+    """A table of each kind of points of speed runs, with what must be known of them."""
     lines: list[Text] = []
     remarks: list[str] = []
     for phases, draw, legend in _TABLES:
@@ -136,7 +122,15 @@ def _scoring(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]
     return scoring_columns([run.info for run, _ in rows], [point for _, point in rows])
 
 
-_TABLES = ((_SWEPT, _columns, _LEGEND), (("scoring",), _scoring, SCORING_LEGEND))
+def _served(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]:
+    return served_columns([run.info for run, _ in rows], [point for _, point in rows])
+
+
+_TABLES = (
+    (_SWEPT, _columns, _LEGEND),
+    (("scoring",), _scoring, SCORING_LEGEND),
+    (("served",), _served, SERVED_LEGEND),
+)
 """The phases that share a table, its columns, and what they mean."""
 
 
@@ -148,19 +142,17 @@ def _remarks(runs: Sequence[SpeedRun]) -> Iterator[str]:
 
 def remarks_on_speed(run: SpeedRun) -> Iterator[str]:
     """What a reader of a speed run's figures must know, the machine first."""
-    yield from remarks_on_served(run.info, run.points) if is_served(run) else _remarks_on_local(run)
-
-
-def _remarks_on_local(run: SpeedRun) -> Iterator[str]:
-    loading = look_up(run.info, "timing.load_s")
-    yield f"{_rates(run)}; loaded in {duration(loading)}; {machine(run)}"
+    if look_up(run.info, "model.kind") == "api":
+        yield from remarks_on_served(run.info, run.points)
+    else:
+        yield f"{_rates(run)}; loaded in {duration(look_up(run.info, 'timing.load_s'))}; {machine(run)}"
     if run.info["status"] != "finished":
         yield f"{run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
-    wide = [point["key"] for point in run.points if not point["is_tight"]]
+    wide = [point["key"] for point in run.points if not point.get("is_tight", True)]
     if wide:
         tightness = look_up(run.info, "config.speed.tightness")
         yield f"interval wider than ±{percent(tightness, 0)} %: {', '.join(wide)}"
-    beyond = [point["key"] for point in run.points if point["share"] > 1]
+    beyond = [point["key"] for point in run.points if (point.get("share") or 0) > 1]
     if beyond:
         yield f"above 100 %, so the machine was slower when its rates were measured: {', '.join(beyond)}"
     if any(point["mbu"] is None for point in run.points if point["phase"] in _SWEPT):
@@ -175,7 +167,7 @@ def _rates(run: SpeedRun) -> str:
     """The rates that the points were measured against, lowest and highest."""
     parts = []
     for key, unit in (("matmul_flops_per_s", "FLOP/s"), ("memory_bytes_per_s", "B/s")):
-        found = [point[key] for point in run.points if point[key] is not None]
+        found = [rate for point in run.points if (rate := point.get(key)) is not None]
         if found:
             parts.append(f"{scaled(min(found), unit)} to {scaled(max(found), unit)}")
     return "measured " + " and ".join(parts) if parts else "nothing measured"
@@ -183,9 +175,9 @@ def _rates(run: SpeedRun) -> str:
 
 def machine(run: SpeedRun) -> str:
     """What the model ran on."""
-    if is_served(run):
-        return f"{look_up(run.info, 'model.provider')} at {look_up(run.info, 'model.base_url')}"
     where = run.info.get("environment") or {}
+    if look_up(run.info, "model.kind") == "api":
+        return f"{look_up(run.info, 'model.provider')} at {look_up(run.info, 'model.base_url')}"
     if str(look_up(run.info, "engine.device") or "cpu") != "cpu":
         return str(where.get("gpu"))
     return f"{where.get('cpu')}, {look_up(run.info, 'engine.num_threads')} threads"
@@ -194,8 +186,8 @@ def machine(run: SpeedRun) -> str:
 def _why_no_energy(run: SpeedRun) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for point in run.points:
-        energy = point["energy"]
-        if energy["total_j"] is None:
+        energy = point.get("energy")
+        if energy and energy["total_j"] is None:
             reasons.setdefault(energy["not_measured"].get(energy["scope"], "no reading"), []).append(point["key"])
     all_of_them = len(run.points)
     return [why if len(keys) == all_of_them else f"{why} ({', '.join(keys)})" for why, keys in reasons.items()]

@@ -14,7 +14,6 @@ from typing import Any
 from bench.config import CostSpec
 from bench.report.blocks import model_names
 from bench.report.money import Amount, point_usd_per_million
-from bench.report.served import goodput_per_s
 from bench.report.sheet import Cell, Column, Numbering, RunTable, SpeedPoint, Table, empty_columns, missing
 from bench.report.speed import SpeedRun, remarks_on_speed
 from bench.report.speed_cells import milliseconds, setting_of, spread
@@ -42,7 +41,7 @@ REMARKS = {
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """A column that is a number: where it stands in the point's record; nowhere, if it is reckoned from it."""
+    """A column that is a number of the point's record."""
 
     key: str
     title: str
@@ -62,7 +61,7 @@ _FIGURES = (
     _Figure("num_questions", "n", "num_questions", count),
     _Figure("questions_per_s", "questions/s", "questions_per_s", rate),
     _Figure("requests_per_s", "requests/s", "requests_per_s", rate),
-    _Figure("goodput_per_s", "goodput/s", "", rate),
+    _Figure("goodput_per_s", "goodput/s", "goodput.requests_per_s", rate),
     _Figure("tokens_per_s", "tokens/s", "tokens_per_s", rate),
     _Figure("spread", "± %", "", lambda share: percent(share, 1)),
     _Figure("logical_tokens_per_s", "logical tokens/s", "logical_tokens_per_s", rate),
@@ -141,7 +140,7 @@ def _apart(point: Point) -> str:
 
 def _row(name: str, run: SpeedRun, point: Point, costs: CostSpec | None) -> tuple[Cell, ...]:
     weights = short_precision(run.info.get("model") or {})
-    *figures, peak = (_cell(figure, run, point) for figure in _FIGURES)
+    *figures, peak = (_cell(figure, point) for figure in _FIGURES)
     setting = setting_of(point)
     return (
         Cell(name, one_line(name)),
@@ -154,16 +153,13 @@ def _row(name: str, run: SpeedRun, point: Point, costs: CostSpec | None) -> tupl
     )
 
 
-def _cell(figure: _Figure, run: SpeedRun, point: Point) -> Cell:
-    value = _reckoned(figure.key, run, point) if not figure.place else look_up(point, figure.place)
+def _cell(figure: _Figure, point: Point) -> Cell:
+    value = _spread(point) if figure.key == "spread" else look_up(point, figure.place)
     return missing(_why(figure, point)) if value is None else Cell(value, figure.text(value))
 
 
-def _reckoned(key: str, run: SpeedRun, point: Point) -> float | None:
-    """A figure that is not in the record itself."""
-    if key == "spread":
-        return spread(point) if "repeat_s" in point else None
-    return goodput_per_s(run.info, point) if point["phase"] == "served" else None
+def _spread(point: Point) -> float | None:
+    return spread(point) if "repeat_s" in point else None
 
 
 def _why(figure: _Figure, point: Point) -> str | None:

@@ -1,4 +1,4 @@
-"""A sweep of a model on this machine: over batches and lengths, or over tasks that it scores."""
+"""Sweeps of a model on this machine: over batches and lengths, or over tasks to be scored."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from bench.session import Session
 from bench.speed.folder import NotMeasured
 from bench.speed.measure import Meter
 from bench.speed.points import Point, plan_points
-from bench.speed.scoring import Scoring, ScoringMeter, plan_scorings
+from bench.speed.scoring import ScoringMeter, plan_scorings
+from bench.speed.spec import SpeedSpec
 from bench.tasks.job import Job
 
 _OF_THE_MACHINE = ("cpu", "num_cpus", "gpu", "driver", "torch", "transformers")
 _SWEEP = {"prompt_lengths", "batch_sizes", "contexts", "decode_tokens", "served"}
 
 
+Measure = Callable[[Any], dict[str, Any]]
+
+
 class LocalSweep:
     """See `bench.speed.runner.Sweep`.
 
     Args:
-        spec: the model.
-        plan: the plan.
-        jobs: the tasks to score; None: read and write instead.
+        model: the model.
+        spec: how long points are measured.
+        points: what is measured.
+        start: loads the model; what it returns measures one of the points.
     """
 
-    def __init__(self, spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None = None) -> None:
-        self._model: LocalModel = open_model(spec, plan.engine)
-        self._spec = plan.speed
-        self._is_scoring = jobs is not None
-        self.points: Sequence[Point | Scoring]
-        if jobs is not None:
-            self.points = plan_scorings(jobs, plan.engine)
-        else:
-            self.points = points = list(plan_points(plan.speed))
-            check_points(self._model.session, points)
+    def __init__(self, model: LocalModel, spec: SpeedSpec, points: Sequence[Any], start: Callable[[], Measure]) -> None:
+        self._model = model
+        self._spec = spec
+        self.points = points
+        self._start = start
 
     @property
     def label(self) -> str:
@@ -66,17 +66,16 @@ class LocalSweep:
         """Nothing that is paid by the request."""
 
     @contextmanager
-    def measuring(self, folder: RunFolder) -> Iterator[Callable[[Any], dict[str, Any]]]:
+    def measuring(self, folder: RunFolder) -> Iterator[Measure]:
         """Load the model, and measure points with it."""
         session = self._model.session
-        meter: Any = ScoringMeter(self._model, self._spec) if self._is_scoring else Meter(session, self._spec)
+        started = self._start()
 
-        def measure(point: Point | Scoring) -> dict[str, Any]:
+        def measure(point: Any) -> dict[str, Any]:
             try:
-                found: dict[str, Any] = meter.measure(point)
-                return found
-            except ScoringError as why:
-                raise NotMeasured(str(why)) from None
+                return started(point)
+            except ScoringError as error:
+                raise NotMeasured(str(error)) from None
             except torch.OutOfMemoryError:
                 if session.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -89,6 +88,30 @@ class LocalSweep:
     def close(self) -> None:
         """Give the model's memory back."""
         self._model.close()
+
+
+def open_sweep(spec: ModelSpec, plan: RunPlan) -> LocalSweep:
+    """A sweep over batches and lengths.
+
+    Raises:
+        SteelyardError: the model cannot be had, or reads no sequences as long as the plan's.
+    """
+    model = open_model(spec, plan.engine)
+    points = list(plan_points(plan.speed))
+    check_points(model.session, points)
+    return LocalSweep(model, plan.speed, points, lambda: Meter(model.session, plan.speed).measure)
+
+
+def open_scoring(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job]) -> LocalSweep:
+    """Tasks to be scored, again and again.
+
+    Raises:
+        SteelyardError: the model cannot be had.
+    """
+    model = open_model(spec, plan.engine)
+    return LocalSweep(
+        model, plan.speed, plan_scorings(jobs, plan.engine), lambda: ScoringMeter(model, plan.speed).measure
+    )
 
 
 def check_points(session: Session, points: Sequence[Point]) -> None:

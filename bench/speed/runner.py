@@ -65,7 +65,7 @@ def run_speed(plan: RunPlan, listener: Listener, *, is_scoring: bool = False) ->
     Args:
         plan: the plan.
         listener: hears how it goes.
-        is_scoring: measure how fast its tasks are scored, not how fast is read and written; both go into one folder.
+        is_scoring: measure how fast its tasks are scored, not how fast is read and written.
 
     Raises:
         InputError: something in the plan or a model is wrong; nothing was measured.
@@ -100,9 +100,9 @@ def _open(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None) -> Sweep:
         from bench.speed.served import ServedSweep
 
         return ServedSweep(spec, plan)
-    from bench.speed.local import LocalSweep
+    from bench.speed.local import open_scoring, open_sweep
 
-    return LocalSweep(spec, plan, jobs)
+    return open_sweep(spec, plan) if jobs is None else open_scoring(spec, plan, jobs)
 
 
 def _run_model(spec: ModelSpec, plan: RunPlan, jobs: Sequence[Job] | None, listener: Listener) -> Outcome:
