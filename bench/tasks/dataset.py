@@ -103,6 +103,15 @@ def load_documents(task: Task, use: TaskSpec) -> list[tuple[Sample, Row]]:
     return [(sample, rows[key]) for key, sample in samples.items()]
 
 
+def check_at_hand(task: Task, use: TaskSpec) -> None:
+    """Look for the rows a plan asks for, without reading any.
+
+    Raises:
+        DataMissingError: they are not at hand; says how to get them.
+    """
+    _find_place(task, use.data_dir)
+
+
 def count_samples(task: Task, *, is_whole: bool = False) -> int | None:
     """Count a task's samples without checking them; None if its rows are not on this machine as files.
 
