@@ -160,6 +160,9 @@ def short_dtype(dtype: object) -> str:
     return MISSING if dtype is None else known.get(str(dtype), str(dtype))
 
 
+_BACKENDS = {"vllm": "vLLM"}  # as they write themselves
+
+
 def short_precision(model: Mapping[str, Any]) -> str:
     """What the weights of run.json's `model` are: `fp32`, `bf16 bnb-4bit`, `fp32 GGUF Q4_1`, `bf16 +LoRA`.
 
@@ -167,7 +170,8 @@ def short_precision(model: Mapping[str, Any]) -> str:
     """
     stored, backend = model.get("gguf"), model.get("backend")
     parts = [f"GGUF {stored}" if stored else None, model.get("quantization"), "+LoRA" if model.get("adapter") else None]
-    parts.append(f"· {str(backend).replace('vllm', 'vLLM', 1)}" if backend else None)
+    name, _, version = str(backend or "").partition("+")[0].partition(" ")
+    parts.append(f"· {_BACKENDS.get(name, name)} {version}" if backend else None)
     return one_line(" ".join([short_dtype(model.get("dtype")), *(str(part) for part in parts if part)]))
 
 
