@@ -48,12 +48,15 @@ def check_tasks(names: Iterable[str]) -> Iterator[TaskCheck]:
 
 
 def _check(task: Task, num_rows: int) -> TaskCheck:
-    note = ""
+    most, note = max(map(task.num_fewshot_of, task.forms)), ""
     try:
-        dataset, num_fewshot = _load(task, task.num_fewshot), task.num_fewshot
+        dataset = _load(task, most)
     except DataMissingError as problem:  # the rows are here, so it is the shots that are not
-        dataset, num_fewshot, note = _load(task, 0), 0, f"checked without shots: {problem}"
-    hashes = [(form, prompt_hash(build_prompts(task, form, dataset, num_fewshot))) for form in task.forms]
+        dataset, most, note = _load(task, 0), 0, f"checked without shots: {problem}"
+    hashes = [
+        (form, prompt_hash(build_prompts(task, form, dataset, min(most, task.num_fewshot_of(form)))))
+        for form in task.forms
+    ]
     return TaskCheck(
         name=task.name,
         num_rows=num_rows,

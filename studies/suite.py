@@ -32,7 +32,8 @@ from common import (
     verdict,
     write_result,
 )
-from counterparts import COUNTERPARTS, lm_eval_task
+from counterparts import COUNTERPARTS
+from lm_eval_prompts import form_of, lm_eval_task
 from parity import TOLERANCE, Figure, compare
 
 from bench.config import RunPlan, load_plan
@@ -73,7 +74,7 @@ def study(options: argparse.Namespace) -> int:
     data = os.environ.get("STEELYARD_DATA")
     if not data:
         raise DataMissingError("set STEELYARD_DATA to the folder that holds the original files")
-    known = [name for name in COUNTERPARTS if name.split()[0] not in LEFT_OUT]
+    known = [name for name in COUNTERPARTS if name.split()[0] not in LEFT_OUT and form_of(name).lane == "likelihood"]
     if unknown := [name for name in options.tasks or () if name not in known]:
         raise InputError(f"--tasks {unknown[0]}: {one_of(unknown[0], known)}")
     model = model_folder(options.model)
