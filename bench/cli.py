@@ -153,14 +153,14 @@ def _tasks(options: argparse.Namespace) -> int:
     if not options.check:
         return _check_tasks()
     from bench.audit import audit
-    from bench.config import TaskSpec
-    from bench.dataset import load_rows
+    from bench.checking import load_whole, render_forms
     from bench.task import load_task
 
     task = load_task(options.check)
-    dataset = load_rows(task, TaskSpec.model_validate({"task": options.check}))
+    dataset = load_whole(task)
     findings = audit(task, dataset)
     print(render_findings(task, dataset, findings, Screen.of()))
+    render_forms(task, dataset)
     return 1 if findings else 0
 
 

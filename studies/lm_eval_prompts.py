@@ -210,13 +210,14 @@ class _Pair:
     def _has_equal_turns(self, theirs: Any, document: Row, item: PromptedSample) -> bool:
         assert self.template is not None
         turns = [{"role": one.role, "content": one.text} for one in conversation(item.prompt, is_multi_turn=True)]
-        return self.template(turns, add_generation_prompt=True) == theirs.fewshot_context(
+        context: str = theirs.fewshot_context(
             document,
             self.num_fewshot,
             apply_chat_template=True,
             fewshot_as_multiturn=True,
             chat_template=self.template,
         )
+        return self.template(turns, add_generation_prompt=True) == context
 
 
 def _golds(theirs: Any, document: Row) -> list[int] | None:
