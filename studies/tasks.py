@@ -35,8 +35,9 @@ Written by `studies/tasks.py` from the task files and the rows on the machine it
 that are left out. *Source*: the folder of the original files below `STEELYARD_DATA` (or by itself in the variable in
 brackets), and the hub's data set at its pinned commit, which is read when no folder is named. *Equal to lm-eval*: of
 so many samples, the first of each subject, all contexts, continuations and right answers were compared with those that
-lm-evaluation-harness 0.4.13 makes from its own task file; so many were equal byte for byte. Which of its tasks that
-is, and what differs, stands below the tables.
+lm-evaluation-harness 0.4.13 makes from its own task file; so many were equal byte for byte. Where a task's own shots
+were not at hand, rows of test stood in for them on both sides. Which of its tasks that is, and what differs, stands
+below the tables.
 """
 _WRITTEN = """
 ## Answered in writing
@@ -113,15 +114,16 @@ def _row(task: Task, form: str, check: TaskCheck, found: dict[str, list[SampleCo
         "; ".join(_source(source) for source in task.sources),
         task.licence,
         task.version,
-        _equality(found[key], check) if key in found else "no such task there",
+        _equality(key, found[key], check) if key in found else "no such task there",
     ]
 
 
-def _equality(found: Sequence[SampleComparison], check: TaskCheck) -> str:
+def _equality(key: str, found: Sequence[SampleComparison], check: TaskCheck) -> str:
     """How many of how many samples are equal."""
     if not found:
         return "not compared: no rows here"
-    return _share([one.is_equal for one in found]) + (", with rows of test as shots" if check.note else "")
+    only = "".join(f", {subject} only" for subject in COUNTERPARTS[key].subjects)
+    return _share([one.is_equal for one in found]) + only + (", with rows of test as shots" if check.note else "")
 
 
 def _share(equal: Sequence[bool | None]) -> str:
