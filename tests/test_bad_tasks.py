@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from runs import Bench
 
+from bench.config import TaskSpec
+from bench.prepare import prepare_job
+
 ROWS = """\
 topic,question,a,b,c,right
 song,Which sings?,x,y,z,1
@@ -171,3 +174,24 @@ def test_a_check_of_one_task_renders_its_forms(tmp_path: Path, cli: Bench) -> No
     found = cli("tasks", "--check", tmp_path / "birds.yaml")
     assert found.code == 2
     assert "forms.letter.question: fails on sample song/0" in found.complaint
+
+
+def test_a_check_and_a_list_know_each_forms_shots(tmp_path: Path, cli: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "birds.csv").write_text(ROWS.replace("flight", "song"))
+    forms = (
+        TASK.replace("    columns:", "    shots: birds.csv\n    columns:")
+        + """\
+    num_fewshot: 2
+  plain:
+    question: "{{ question }}"
+    continuations: choices
+"""
+    )
+    (tmp_path / "birds.yaml").write_text(forms)
+    monkeypatch.setattr("bench.task.TASKS_DIR", tmp_path)
+    rows = cli("tasks").out.splitlines()
+    assert rows[2].split() == ["birds", "3", "2,", "0", "letter,", "plain", "Birds"]
+    (line,) = [line for line in cli("tasks", "--check").out.splitlines() if line.startswith("birds")]
+    for form in ("letter", "plain"):
+        use = TaskSpec.model_validate({"task": "birds", "scoring": form})
+        assert f"{form} {prepare_job(use).prompt_hash[:12]}" in line
