@@ -188,7 +188,7 @@ def test_a_check_and_a_list_know_each_forms_shots(tmp_path: Path, cli: Bench, mo
 """
     )
     (tmp_path / "birds.yaml").write_text(forms)
-    monkeypatch.setattr("bench.task.TASKS_DIR", tmp_path)
+    monkeypatch.setattr("bench.tasks.task.TASKS_DIR", tmp_path)
     rows = cli("tasks").out.splitlines()
     assert rows[2].split() == ["birds", "3", "2,", "0", "letter,", "plain", "Birds"]
     (line,) = [line for line in cli("tasks", "--check").out.splitlines() if line.startswith("birds")]
