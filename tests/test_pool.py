@@ -47,7 +47,7 @@ def completer(
     spec = ApiSpec(base_url=server.address + ("/v1" if preset.client == "openai" else ""))
     access = find_access(provider, preset, MODELS.get(provider, "m"), spec)
     tariff = settle_tariff(provider, preset, access.model, spec)
-    patience = patience or Patience(concurrency=32, timeout_s=0.3, backoff_s=0.01)
+    patience = patience or Patience(concurrency=32, timeout_s=2.0, backoff_s=0.01)
     return ApiCompleter(lambda: connect(access, preset.client), patience, tariff, cap_usd)
 
 
@@ -100,7 +100,7 @@ def test_the_sdks_own_retries_are_off(server: ApiServer, monkeypatch: pytest.Mon
         for kind in ("500", "429", "reset", "slow"):
             server.faults = Faults(1.0, (kind,), in_a_row=99)
             before = server.counts.requests
-            patience = Patience(timeout_s=0.2, max_attempts=1, backoff_s=0.001)
+            patience = Patience(timeout_s=2.0, max_attempts=1, backoff_s=0.001)
             num = 1 if kind != "429" else 4  # attempts that are turned away count a quarter
             ((_, result),) = completer(server, monkeypatch, provider, patience=patience).complete(chats(1), SETTINGS)
             assert isinstance(result, str)
