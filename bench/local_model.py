@@ -13,13 +13,13 @@ from bench.config import EngineSpec, ModelSpec
 from bench.engine.codec import TextGenerator
 from bench.engine.pipeline import Progress
 from bench.errors import ModelLoadError, SteelyardError, one_line
-from bench.job import Job
 from bench.models.chat import apply_chat_template
 from bench.models.files import preparation
 from bench.records import Completion, Message
+from bench.runs.folder import RunShare
 from bench.scoring import score_samples
 from bench.session import Session, check_model, num_processes
-from bench.store import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.watching import Sitting
 from bench.writing.generating import complete_samples

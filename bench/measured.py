@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.telemetry.summary import put_telemetry_together
 
-SECONDS = ("load_s", "encode_s", "plan_s", "self_check_s", "score_s", "total_s")
+SECONDS = ("load_s", "encode_s", "plan_s", "wait_s", "self_check_s", "score_s", "total_s")
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.pipeline import Progress
-from bench.job import Job
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import Team
 
 

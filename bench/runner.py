@@ -16,11 +16,12 @@ from bench.api.presets import split_source
 from bench.config import EngineSpec, ModelSpec, RunPlan, TaskSpec
 from bench.engine.pipeline import Progress
 from bench.errors import DataMissingError, ModelInputError, SteelyardError, one_line
-from bench.job import Job
 from bench.model import Model
-from bench.prepare import prepare_job
+from bench.runs.folder import RunFolder, RunShare
+from bench.runs.names import identity, run_name
 from bench.sources import source_of
-from bench.store import RunFolder, RunShare, identity, run_name
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 from bench.team import ALONE, Team
 from bench.telemetry.machine import describe_environment
 

@@ -14,19 +14,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.disk import write_atomically
 from bench.engine.deal import Share, deal
 from bench.engine.estimate import USUAL_SHARE, Flops
 from bench.engine.pack import Budget
 from bench.engine.pipeline import Block, Progress, plan_blocks
 from bench.engine.scorer import Outcome
 from bench.errors import StoreError
-from bench.job import Job
 from bench.measured import Measured, put_together
 from bench.metrics import Shortening, add_windows, failed_sample
 from bench.records import Loglikelihood, Score
+from bench.runs.folder import RunShare
 from bench.session import Session
-from bench.store import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.telemetry.matmul import MatmulProbe
 from bench.telemetry.summary import count_answers, sum_energy, summarise_energy
@@ -109,7 +108,7 @@ class _Run:
         A pack's scores are on the disk before the next pack starts; on a GPU, before the next but one.
         """
         self.folder.update({"packs": {"max_batch_tokens": budget.tokens, "max_rows": budget.rows}})
-        for block in blocks:
+        for block in self._awaited(blocks):
             self._count(block)
             self._score_block(block, budget)
         if self.probe is None:  # nothing was left to score in this sitting
@@ -118,6 +117,14 @@ class _Run:
         self.recorder.stop()
         self.tell(is_due=True)
         self._keep_readings()
+
+    def _awaited(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The blocks; how long the model stood idle for want of one is counted."""
+        clock = time.perf_counter()
+        for block in blocks:
+            self.measured.seconds["wait_s"] += time.perf_counter() - clock
+            yield block
+            clock = time.perf_counter()
 
     def _score_block(self, block: Block, budget: Budget) -> None:
         collector = _Collector(block, self.job, self.folder)
@@ -288,7 +295,7 @@ class _Run:
         name = "telemetry.csv" if self.team.is_first else f"telemetry.rank{self.team.rank}.csv"
         with contextlib.suppress(StoreError):
             if readings := self.recorder.render_csv():
-                write_atomically(self.folder.path / name, readings.encode())
+                self.folder.keep(name, readings.encode())
 
     def _floor(self, measured: Measured, timed_flops: int, timed_floor_s: float, score_s: float) -> dict[str, Any]:
         """The least time this job could have taken on this machine, and how near scoring came to it."""

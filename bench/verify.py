@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 
 from bench.config import RunPlan
-from bench.disk import lock_folder, write_json
 from bench.engine.plain import write_alone
 from bench.engine.tokenwise import cut_at
 from bench.errors import RunFolderError, ScoringError, VerifyError, one_of
 from bench.imports import is_imported
-from bench.job import Job
 from bench.local_model import LocalModel, MadeWith
-from bench.prepare import prepare_job
 from bench.records import PromptedSample, Score
+from bench.runs.disk import lock_folder, write_json
+from bench.runs.names import RUN_FILE, SAMPLES_FILE, identity
+from bench.runs.reading import Run, read_run
 from bench.schema import validate
 from bench.session import Session
-from bench.store import RUN_FILE, SAMPLES_FILE, Run, identity, read_run
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 1.0}
 """Largest |difference| of a loglikelihood from fp32 that rounding explains, per continuation token, by dtype."""

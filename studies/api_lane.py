@@ -10,23 +10,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from common import positive_int, publish, run_study, table, verdict
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the tests' server
-
-from api_server import KEY, ApiServer
+from loopback import KEY, ApiServer, hear, loopback
 
 from bench.api.completer import ApiCompleter
 from bench.api.connect import connect, find_access, settle_tariff
@@ -41,7 +35,6 @@ from bench.records import Completion, Message
 _MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-5", "gemini": "gemini-2.5-flash"}
 _SETTINGS = GenerationSettings(max_tokens=16)
 _WARM_UP = 200  # requests before memory is looked at: code and connections that are there to stay
-_START_S = 60
 _RATIO_GOAL = 1.2
 _THREADS_GOAL = 4
 _GROWTH_GOAL_BYTES = 8 << 20
@@ -72,39 +65,16 @@ class Lane:
         return self.took_s / self.ideal_s
 
 
-def _serve(latency_s: float, pipe: Connection) -> None:
-    """The other process: a server, until the pipe says it is enough."""
-    with ApiServer() as server:
-        server.latency_s = latency_s
-        pipe.send(server.address)
-        pipe.recv()
-        pipe.send(server.counts.most_at_once)
-
-
-@contextmanager
-def _server(latency_s: float) -> Iterator[Connection]:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(latency_s, theirs), daemon=True)
-    process.start()
-    try:
-        yield ours
-    finally:
-        process.join(10)
-
-
-def _hear(pipe: Connection) -> Any:
-    """What the server says; it may not have started."""
-    if not pipe.poll(_START_S):
-        raise ScoringError("the server in the other process says nothing")
-    return pipe.recv()
+def _be_slow(latency_s: float, server: ApiServer) -> None:
+    server.latency_s = latency_s
 
 
 def _measure(provider: str, options: argparse.Namespace) -> Lane:
     """Ask one SDK for completions, all the same but for their number."""
     preset, latency_s = load_preset(provider), options.latency_ms / 1000
-    with _server(latency_s) as pipe:
+    with loopback(partial(_be_slow, latency_s)) as pipe:
         os.environ[str(preset.key)] = KEY
-        base_url = _hear(pipe) + ("/v1" if preset.client == "openai" else "")
+        base_url = hear(pipe) + ("/v1" if preset.client == "openai" else "")
         spec = ApiSpec(base_url=base_url, concurrency=options.concurrency)
         access = find_access(provider, preset, _MODELS[provider], spec)
         tariff = settle_tariff(provider, preset, access.model, spec)
@@ -122,7 +92,7 @@ def _measure(provider: str, options: argparse.Namespace) -> Lane:
                 warm_bytes = _resident_bytes()
         took_s = time.perf_counter() - began
         pipe.send(None)
-        most_at_once = _hear(pipe)
+        most_at_once = hear(pipe)
     if num_answers != options.requests:
         raise ScoringError(f"{provider}: {num_answers} of {options.requests} requests were answered")
     ideal_s = options.requests * latency_s / options.concurrency

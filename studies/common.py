@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import ModelSpec
-from bench.disk import write_atomically, write_json
 from bench.errors import DataMissingError, ModelInputError, SteelyardError
 from bench.models.files import locate
+from bench.runs.disk import write_atomically, write_json
 from bench.telemetry.machine import describe_environment
 
 NUM_FEWSHOT = 5

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import TaskSpec
-from bench.dataset import load_rows
 from bench.errors import ScoringError
-from bench.prompts import build_prompts
-from bench.task import load_task
+from bench.tasks.dataset import load_rows
+from bench.tasks.prompts import build_prompts
+from bench.tasks.task import load_task
 
 Row = dict[str, Any]
 

@@ -24,7 +24,7 @@ from common import FORMS, arguments, num_threads, positive_int, publish, run_stu
 from bench.config import ModelSpec
 from bench.errors import InputError, ScoringError
 from bench.models.files import locate
-from bench.store import find_runs, read_run
+from bench.runs.reading import find_runs, read_run
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SPEED_GOAL = 0.9  # of the speed of one process alone, that each of several is to reach

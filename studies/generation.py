@@ -27,8 +27,8 @@ from bench.config import EngineSpec, ModelSpec, TaskSpec  # noqa: E402
 from bench.engine.generate import Generator  # noqa: E402
 from bench.hf import GenerationConfig  # noqa: E402
 from bench.local_model import open_session  # noqa: E402
-from bench.prepare import prepare_job  # noqa: E402
 from bench.records import Completion  # noqa: E402
+from bench.tasks.prepare import prepare_job  # noqa: E402
 
 _BLOCK = 32  # tokens of a page of the cache
 _BATCH_TOKENS = 256  # that a step of continuous batching reads at most

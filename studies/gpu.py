@@ -43,14 +43,14 @@ from bench.engine.encode import EncodedSample, Encoder, EncodingRules
 from bench.engine.scorer import is_out_of_memory
 from bench.errors import InputError, ScoringError, one_of
 from bench.hf import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from bench.job import Job
 from bench.local_model import LocalModel
-from bench.prepare import prepare_job
 from bench.records import PromptedSample
 from bench.runner import Silence, run_identity
+from bench.runs.folder import RunFolder
 from bench.scoring import score_samples
 from bench.session import Session
-from bench.store import RunFolder
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 from bench.telemetry.energy import total_energy_j
 from bench.telemetry.machine import reset_peak_rss
 

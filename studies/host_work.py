@@ -30,16 +30,16 @@ from common import (
 )
 
 from bench.config import EngineSpec, ModelSpec, TaskSpec
-from bench.dataset import load_rows
 from bench.engine.encode import EncodedSample
 from bench.engine.pack import Budget
 from bench.engine.pipeline import plan_blocks
-from bench.job import Job, TaskJob
-from bench.prompts import build_prompts
 from bench.records import PromptedSample
 from bench.runner import Silence
 from bench.session import Session
-from bench.task import load_task
+from bench.tasks.dataset import load_rows
+from bench.tasks.job import Job, TaskJob
+from bench.tasks.prompts import build_prompts
+from bench.tasks.task import load_task
 from bench.telemetry.machine import peak_rss_bytes
 
 _GOAL_S = 10.0

@@ -21,7 +21,7 @@ from setting import METRICS, Setting, lm_eval_group, lm_eval_task, prepare
 from bench.errors import ScoringError
 from bench.measures import is_tied
 from bench.records import Score
-from bench.store import Run
+from bench.runs.reading import Run
 
 TOLERANCE = 1e-4  # of a continuation token's log-probability in fp32
 _HALF_LIMIT = 8  # questions a subject in half precision: on a CPU without bf16 instructions lm-eval is very slow at it

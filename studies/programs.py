@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from common import NUM_FEWSHOT, num_threads
 from setting import Setting, lm_eval_group, lm_eval_task, write_plan
 
-from bench.config import load_plan
 from bench.errors import ScoringError
 from bench.measures import first_highest, length_normalised
+from bench.plan import load_plan
 from bench.records import Score
-from bench.store import Run, find_runs, read_run
+from bench.runs.reading import Run, find_runs, read_run
 
 if TYPE_CHECKING:
     from bench.engine.encode import EncodedSample
@@ -145,7 +145,7 @@ def open_session(setting: Setting, dtype: str = "float32", **engine: Any) -> Ses
 
 def encode_form(session: Session, setting: Setting, form: str) -> list[EncodedSample]:
     """All samples of a setting in token ids, in the order of its subjects."""
-    from bench.prepare import prepare_job
+    from bench.tasks.prepare import prepare_job
 
     plan = load_plan(write_plan(setting, "float32"))
     return session.encoder.encode(prepare_job(plan.tasks[setting.forms.index(form)]).samples)

@@ -20,7 +20,7 @@ import yaml
 from common import FORMS, NUM_FEWSHOT, mmlu_folder, model_folder
 
 from bench.errors import DataMissingError, InputError, one_of
-from bench.task import load_task
+from bench.tasks.task import load_task
 
 METRICS = {"letter": ("acc",), "cloze": ("acc", "acc_norm")}  # what lm-eval reports of each form
 _TEMPLATES = {"letter": "default", "cloze": "continuation"}  # folder of lm-eval's templates for each form

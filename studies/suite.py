@@ -22,12 +22,13 @@ from common import arguments, model_folder, num_threads, positive_int, publish, 
 from counterparts import COUNTERPARTS, lm_eval_task
 from parity import TOLERANCE, Comparison, Figure, compare
 
-from bench.config import RunPlan, load_plan
+from bench.config import RunPlan
 from bench.errors import DataMissingError
 from bench.measures import first_highest, length_normalised
-from bench.prepare import prepare_job
+from bench.plan import load_plan
 from bench.records import Score
-from bench.store import Run, find_runs, read_run
+from bench.runs.reading import Run, find_runs, read_run
+from bench.tasks.prepare import prepare_job
 
 SUBJECTS = {"agieval": "sat-math", "bbh": "hyperbaton", "belebele": "eng_Latn", "xcopa": "it"}
 LEFT_OUT = ("mmlu", "mmlu_pro")  # parity.py scores the one; the other's shots are in no original file

@@ -23,11 +23,11 @@ import yaml
 from common import arguments, model_folder, num_threads, positive_int, publish, run_study, table, verdict
 from counterparts import COUNTERPARTS, Row, allen_row, lm_eval_task, read_json_lines
 
-from bench.config import load_plan
 from bench.errors import DataMissingError
+from bench.plan import load_plan
 from bench.report.progress import TerminalListener
 from bench.runner import run_plan
-from bench.store import find_runs, read_run
+from bench.runs.reading import find_runs, read_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 from common import positive_int, run_study, table
 from counterparts import COUNTERPARTS, compare_prompts
 
-from bench.checking import TaskCheck, check_tasks
-from bench.disk import write_atomically
 from bench.errors import DataMissingError
-from bench.task import Source, Task, list_tasks
+from bench.runs.disk import write_atomically
+from bench.tasks.checking import TaskCheck, check_tasks
+from bench.tasks.source import Source
+from bench.tasks.task import Task, list_tasks
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "tasks.md"
 _HEAD = """# The tasks

@@ -12,8 +12,22 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
+
+from api_stream import (
+    STREAM_FAULTS,
+    Frames,
+    Piece,
+    Tempo,
+    chat_frames,
+    cut_in_pieces,
+    data,
+    event,
+    gemini_frames,
+    message_frames,
+    send_frames,
+)
 
 FAULTS = ("429", "429-after", "500", "529", "reset", "cut", "slow", "invalid-json", "empty")
 _STATUS = {"429": 429, "429-after": 429, "500": 500, "529": 529}
@@ -56,11 +70,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Said:
-    """An answer: its text, why it ended, and log-probabilities of its first token, if any."""
+    """An answer: its text, why it ended, and log-probabilities of its first token, if any.
+
+    Attributes:
+        num_tokens: as counted and charged, without reasoning; None: a word is one, and three are reasoning's.
+        thought: is streamed before the text.
+    """
 
     text: str
     reason: str = "stop"
     first_token: Mapping[str, float] = field(default_factory=dict)
+    num_tokens: int | None = None
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,8 @@ class ApiServer:
         answer: a prompt's text (the messages' texts, one a line) to what is said.
         echo: a text, how many tokens to generate, and whether to say the text back, to the tokens that are returned.
         latency_s: how long an answer takes.
+        tempo: a prompt's text to when the pieces of a streamed answer are sent.
+        has_usage: streams tell how many tokens there were, where that is asked for.
         key: what must be sent with a request; None: anything.
         quota: answers until the account is empty.
         most_at_once: more requests than these are turned away with 429.
@@ -90,6 +113,8 @@ class ApiServer:
         self.echo: Callable[[str, int, bool], Echo] | None = None
         self.faults = Faults()
         self.latency_s = 0.0
+        self.tempo: Callable[[str], Tempo] = lambda _: Tempo()
+        self.has_usage = True
         self.key: str | None = KEY
         self.quota: int | None = None
         self.most_at_once: int | None = None
@@ -177,6 +202,15 @@ class ApiServer:
                 writer, 200, wire.answer(body, self.echo(prompt, body["max_tokens"], bool(body.get("echo"))))
             )
         said = Said("") if fault == "empty" else self.answer(prompt)
+        if is_stream(path, body):
+            return await self._stream(wire, path, body, fault, said, writer)
+        return await self._say(wire, path, body, fault, said, writer)
+
+    async def _say(
+        self, wire: _Chat, path: str, body: dict[str, Any], fault: str | None, said: Said, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Send an answer in one piece."""
+        prompt = wire.prompt(body)
         usage = usage_of(prompt, said)
         payload = json.dumps(wire.answer(body.get("model", path), said, usage)).encode()
         if fault in ("cut", "slow", "invalid-json"):
@@ -207,6 +241,32 @@ class ApiServer:
         await asyncio.sleep(self.faults.slow_s if fault == "slow" else 0)
         return False
 
+    async def _stream(
+        self,
+        wire: _Chat,
+        path: str,
+        body: dict[str, Any],
+        fault: str | None,
+        said: Said,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Send an answer in pieces, or as much of it as the fault leaves."""
+        prompt = wire.prompt(body)
+        tempo, usage = self.tempo(prompt), usage_of(prompt, said)
+        whole = wire.answer(body.get("model", path), said, usage)
+        has_usage = self.has_usage and "include_usage" in (body.get("stream_options") or {})
+        pieces = [(text, True) for text in cut_in_pieces(said.thought, tempo.words_per_piece)]
+        pieces += [(text, False) for text in cut_in_pieces(said.text, tempo.words_per_piece)]
+        frames = wire.frames(whole, pieces, has_usage)
+        if fault in STREAM_FAULTS:
+            self.counts.lost += 1
+            frames = (
+                replace(frames, closing=[wire.error_frame(503, "overloaded_error")]) if fault == "error" else frames
+            )
+            return await send_frames(frames, tempo, writer, fault=fault, slow_s=self.faults.slow_s)
+        self.charge(prompt, usage, is_empty=fault == "empty")
+        return await send_frames(frames, tempo, writer)
+
     def charge(self, prompt: str, usage: Mapping[str, int], *, is_empty: bool) -> None:
         self.counts.billed[prompt] += not is_empty
         self.counts.prompt_tokens += usage["prompt"]
@@ -216,6 +276,8 @@ class ApiServer:
 
 def usage_of(prompt: str, said: Said) -> dict[str, int]:
     words = len(prompt.split())
+    if said.num_tokens is not None:
+        return {"prompt": words, "cached": 0, "completion": said.num_tokens, "reasoning": 0}
     completion = len(said.text.split()) + 3 if said.text else 0
     return {"prompt": words, "cached": words // 4, "completion": completion, "reasoning": min(3, completion)}
 
@@ -268,6 +330,12 @@ class _Chat:
             },
         }
 
+    def frames(self, whole: Any, pieces: list[Piece], has_usage: bool) -> Frames:
+        return chat_frames(whole, pieces, has_usage)
+
+    def error_frame(self, status: int, words: str) -> bytes:
+        return data(self.error(status, words))
+
 
 class _Completions(_Chat):
     """OpenAI's older completions, with echo."""
@@ -314,6 +382,12 @@ class _Messages(_Chat):
             },
         }
 
+    def frames(self, whole: Any, pieces: list[Piece], has_usage: bool) -> Frames:
+        return message_frames(whole, pieces)
+
+    def error_frame(self, status: int, words: str) -> bytes:
+        return event({"type": "error", "error": {"type": words, "message": words}})
+
 
 class _Gemini(_Chat):
     """Gemini's generateContent."""
@@ -342,6 +416,13 @@ class _Gemini(_Chat):
             **({"logprobsResult": {"topCandidates": [{"candidates": tops}]}} if tops else {}),
         }
         return {"candidates": [candidate], "usageMetadata": metadata, "modelVersion": "gemini-x-001"}
+
+    def frames(self, whole: Any, pieces: list[Piece], has_usage: bool) -> Frames:
+        return gemini_frames(whole, pieces)
+
+
+def is_stream(path: str, body: Mapping[str, Any]) -> bool:
+    return bool(body.get("stream")) or "streamGenerateContent" in path
 
 
 def wire_of(path: str) -> _Chat:

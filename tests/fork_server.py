@@ -28,7 +28,7 @@ import bench.runner  # imports torch and transformers
 import bench.team
 from bench.engine.scorer import Scorer
 from bench.records import Score
-from bench.store import RunShare
+from bench.runs.folder import RunShare
 
 
 def run(request: dict[str, Any]) -> int:

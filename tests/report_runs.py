@@ -9,7 +9,8 @@ from bench.metrics import summarise
 from bench.records import Completion, Score
 from bench.report.results import build_report
 from bench.report.sheet import Report, Table
-from bench.store import Run
+from bench.report.speed import SpeedRun
+from bench.runs.reading import Run
 
 EVIL = '<script>alert("x")</script> $x_1$ | \\input{evil} 100% <img src=x onerror=alert(1)> 云'
 
@@ -34,6 +35,62 @@ def make_run(name: str, right: int = 30, of: int = 40, task: str = "mmlu", **inf
         **summarise(scores, metrics=["acc"]),
     }
     return Run(Path(f"results/{name[:8]}"), {**whole, **info}, scores, ())
+
+
+def decode_point(batch_size: int, tpot_s: float, **more: Any) -> dict[str, Any]:
+    """A point of decode whose every repeat of 10 steps took as long."""
+    step = dict.fromkeys(("p50", "p90", "p99"), tpot_s)
+    return {
+        "key": f"decode {batch_size}x512+10",
+        "phase": "decode",
+        "batch_size": batch_size,
+        "length": 512,
+        "num_steps": 10,
+        "repeat_s": {"p50": 10 * tpot_s, "median_ci95": [9.8 * tpot_s, 10.2 * tpot_s]},
+        "tpot_s": step,
+        "tokens_per_s": batch_size / tpot_s,
+        "is_tight": True,
+        "share": 0.6,
+        "mfu": 0.25,
+        "mbu": 0.6,
+        "matmul_flops_per_s": 5e14,
+        "memory_bytes_per_s": 3e12,
+        "peak_memory_bytes": 2**34,
+        "energy": {"scope": "gpu", "total_j": None, "per_token_j": None, "not_measured": {"gpu": "no counter"}},
+        **more,
+    }
+
+
+def served_point(concurrency: int, **more: Any) -> dict[str, Any]:
+    """A point that was measured of a server."""
+    step = dict.fromkeys(("p50", "p90", "p99"), 0.02)
+    return {
+        "key": f"served c{concurrency}",
+        "phase": "served",
+        "load": {"concurrency": concurrency},
+        "ttft_s": step,
+        "tpot_s": step,
+        "tokens_per_s": 40.0 * concurrency,
+        "requests_per_s": 2.5,
+        "goodput": {"requests_per_s": 1.5},
+        "tokens": {"prompt": 3000, "completion": 1000},
+        "requests": [],
+        **more,
+    }
+
+
+def make_speed_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun:
+    """A finished speed run of the model that `make_run` scores."""
+    whole: dict[str, Any] = {
+        "status": "finished",
+        "lane": "speed",
+        "model": {"name": name, "source": name, "dtype": "float32"},
+        "engine": {"device": "cuda"},
+        "environment": {"gpu": "a GPU"},
+        "timing": {"load_s": 11.0},
+        "config": {"speed": {"tightness": 0.05}},
+    }
+    return SpeedRun(Path(f"results/{name[:8]}.speed"), {**whole, **info}, points)
 
 
 def cell(table: Table, key: str, row: int = 0) -> Any:

@@ -176,7 +176,7 @@ class Forks:
     def close(self) -> None:
         assert self._server.stdin
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait()
         assert self._server.stdout
         self._server.stdout.close()
 

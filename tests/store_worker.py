@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.errors import SteelyardError
 from bench.records import Score
-from bench.store import RunFolder
+from bench.runs.folder import RunFolder
 
 ORDER = [f"law/{i}" for i in range(60)]
 

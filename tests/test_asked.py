@@ -8,8 +8,8 @@ import pytest
 from runs import Bench
 
 from bench.asked import ask
-from bench.config import resolve_plan
-from bench.prepare import prepare_job
+from bench.plan import resolve_plan
+from bench.tasks.prepare import prepare_job
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench.audit import Finding, audit
 from bench.config import TaskSpec
-from bench.dataset import Dataset, load_rows
 from bench.records import Sample
-from bench.task import Task, load_task
+from bench.tasks.audit import Finding, audit
+from bench.tasks.dataset import Dataset, load_rows
+from bench.tasks.task import Task, load_task
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ import pytest
 from counterparts import lm_eval_task
 from runs import Bench, read_info, read_lines
 
-from bench.chat import ChatPrompt, conversation
 from bench.config import EngineSpec, ModelSpec, TaskSpec
 from bench.engine.encode import Encoder, EncodingRules
 from bench.errors import PlanError
-from bench.job import Job
 from bench.local_model import LocalModel
 from bench.models.chat import apply_chat_template
 from bench.models.fake import fake_tokenizer
-from bench.prepare import prepare_job
 from bench.records import Message
 from bench.session import Session
+from bench.tasks.chat import ChatPrompt, conversation
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content | trim }}<|end|>\n{% endfor %}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, Bench, Forks, only_run, read_info, read_lines, run_folders, write_plan
 
-from bench.task import TASKS_DIR
+from bench.tasks.task import TASKS_DIR
 
 ANSI = "\x1b"
 

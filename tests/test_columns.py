@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bench.columns import count_rows, load_columns
 from bench.errors import DataError
-from bench.rows import Row, find_files
-from bench.task import Source
+from bench.tasks.columns import count_rows, load_columns
+from bench.tasks.rows import Row, find_files
+from bench.tasks.source import Source
 
 ROWS = [{"a": "x", "n": 1}, {"a": "y", "n": 2}, {"a": "z", "n": 2}]
 

@@ -13,8 +13,8 @@ from scipy import stats as scipy_stats
 from bench.comparison.compare import compare_runs
 from bench.comparison.compared import Wish
 from bench.errors import PlanError
+from bench.runs.reading import read_run
 from bench.stats import wilson_ci95
-from bench.store import read_run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from bench.comparison.compare import compare_runs
 from bench.comparison.compared import Wish
 from bench.report.comparison import render_comparisons
 from bench.report.text import Screen
-from bench.store import read_run
+from bench.runs.reading import read_run
 
 
 @pytest.fixture

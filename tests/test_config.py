@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import RunPlan, load_plan
+from bench.config import RunPlan
 from bench.errors import PlanError, TaskError
-from bench.task import TASKS_DIR
+from bench.plan import load_plan
+from bench.tasks.task import TASKS_DIR
 
 CONFIGS = TASKS_DIR.parent / "configs"
 PLAN = """\
@@ -166,7 +167,7 @@ def test_a_users_task_is_named_by_its_path_and_its_mistakes_are_the_task_files(w
 
 def test_loading_a_plan_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pathlib import Path; from bench.config import load_plan; load_plan(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from bench.plan import load_plan; load_plan(Path(sys.argv[1]));"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'rich', 'huggingface_hub'};"
         "print(*heavy.intersection(sys.modules))"
     )

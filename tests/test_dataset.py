@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 
 from bench.config import TaskSpec
-from bench.dataset import Dataset, count_samples, load_rows
 from bench.errors import DataError, DataMissingError, PlanError, TaskError
-from bench.rows import expand_folder, find_files, read_rows
-from bench.task import load_task
+from bench.tasks.dataset import Dataset, count_samples, load_rows
+from bench.tasks.rows import expand_folder, find_files, read_rows
+from bench.tasks.task import load_task
 
 TASK = """\
 version: 1

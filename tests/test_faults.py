@@ -25,10 +25,10 @@ from runs import (
     write_plan,
 )
 
-import bench.disk
-from bench.config import load_plan
-from bench.prepare import prepare_job
-from bench.store import read_run
+import bench.runs.disk
+from bench.plan import load_plan
+from bench.runs.reading import read_run
+from bench.tasks.prepare import prepare_job
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path: Path, cli: Bench,
             left[0] -= len(data)
             return write(fd, data)
 
-        patch.setattr(bench.disk.os, "write", limited)
+        patch.setattr(bench.runs.disk.os, "write", limited)
         found = cli("run", plan)
     assert (found.code, found.out) == (1, "")
     assert "cannot be written: No space left on device (ENOSPC)" in found.complaint

@@ -19,12 +19,13 @@ from runs import Bench, only_run, read_info, read_lines
 from bench.completer import GenerationSettings
 from bench.config import TaskSpec
 from bench.errors import ScoringError, SteelyardError
-from bench.job import Job
-from bench.journal import encode
-from bench.prepare import prepare_job
 from bench.records import Completion, Message
 from bench.runner import Silence
-from bench.store import RunFolder, read_run
+from bench.runs.folder import RunFolder
+from bench.runs.journal import encode
+from bench.runs.reading import read_run
+from bench.tasks.job import Job
+from bench.tasks.prepare import prepare_job
 from bench.writing.generating import complete_samples
 
 FORM = {

@@ -15,7 +15,7 @@ from runs import Bench, read_info
 from bench.errors import DataError, PlanError
 from bench.imports import Answer, Recording, format_names, load_format
 from bench.imports.importing import import_runs
-from bench.store import read_run
+from bench.runs.reading import read_run
 
 ROWS = {
     "europe": [

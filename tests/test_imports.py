@@ -19,27 +19,29 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 # From the ground up; a module imports from its own layer and from those above it in this list.
 LAYERS = [
     """bench errors records completer""",
-    """catalog catalog.* api api.spec api.presets api.contract api.failures
-    schema speed speed.spec vllm vllm.spec template task config measures metrics stats stats.* writing writing.extract
+    """catalog catalog.* api api.spec api.presets api.contract api.failures api.streams
+    schema speed speed.spec vllm vllm.spec tasks tasks.template tasks.source tasks.form tasks.task config plan
+    measures metrics stats stats.* writing writing.extract
     writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
     engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns
-    engine.boundaries engine.estimate engine.rolling speed.points speed.repeating""",
+    engine.boundaries engine.estimate engine.rolling speed.points speed.repeating speed.load speed.figures""",
     """api.clients api.clients.* api.batches api.batches.* api.connect api.ledger api.pace api.pool api.completer
     api.parcels api.book api.desk api.batched
-    prepare lmeval lmeval.index lmeval.asked lmeval.documents lmeval.tasks lmeval.job
+    tasks.prepare lmeval lmeval.index lmeval.asked lmeval.documents lmeval.tasks lmeval.job
     imports imports.formats imports.formats.* imports.archive imports.matching imports.fetching
     comparison comparison.pairing comparison.compared
-    disk journal store rows columns shots dataset chat prompts audit checking job model answering writing.generating
-    telemetry telemetry.* hf measured team launch speed.folder
+    runs runs.* tasks.rows tasks.columns tasks.shots tasks.dataset tasks.chat tasks.prompts tasks.audit tasks.checking
+    tasks.job model answering writing.generating
+    telemetry telemetry.* hf measured team launch speed.folder speed.driving speed.asking
     engine.encode engine.seq2seq.encode engine.masked.encode engine.pipeline engine.allocator""",
     """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
     engine.widen engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
     engine.tokenwise engine.codec engine.generate models models.* speed.steps""",
     """route
-    session watching scoring local_model api.model api.likelihoods speed.measure
-    vllm.engine vllm.selfcheck vllm.rating vllm.model""",
+    session watching scoring local_model api.model api.likelihoods speed.measure speed.scoring speed.local
+    speed.served vllm.engine vllm.selfcheck vllm.rating vllm.model""",
     """imports.importing comparison.compare sources asked
     runner speed.runner verify dryrun doctor report report.*
     lmeval.arguments lmeval.command lmeval.export lmeval.model""",
@@ -73,7 +75,7 @@ ALLOWED = {
         "telemetry.bandwidth",
         "speed.steps",
         "speed.measure",
-        "speed.runner",
+        "speed.local",
         "session",
         "watching",
         "route",
@@ -86,7 +88,7 @@ ALLOWED = {
     "rich.progress": ["report.progress"],
     "argparse": ["arguments", "cli", "lmeval.command"],  # `cli` for the name of what is parsed
     "pynvml": ["telemetry.machine", "telemetry.nvml"],
-    "huggingface_hub": ["rows", "models.hub"],
+    "huggingface_hub": ["tasks.rows", "models.hub"],
     "datasets": [],
     "lm_eval": ["lmeval.*"],
     "vllm": ["vllm.engine"],
@@ -97,8 +99,18 @@ ALLOWED = {
     "anthropic": ["api.clients.anthropic"],
     "google": ["api.clients.gemini"],
     "genai_prices": ["catalog.prices"],
-    "asyncio": ["api.clients.echo", "api.desk", "api.ledger", "api.pace", "api.pool", "api.completer"],
-    "matplotlib": ["report.plots"],
+    "asyncio": [
+        "api.clients.echo",
+        "api.desk",
+        "api.ledger",
+        "api.pace",
+        "api.pool",
+        "api.completer",
+        "speed.driving",
+        "speed.asking",
+        "speed.served",
+    ],
+    "matplotlib": ["report.plots", "report.drawing.*"],
     "pickle": [],
     "scipy": ["stats.*"],
     "statsmodels": ["stats.*"],

@@ -19,10 +19,10 @@ from test_lmeval import hf
 
 from bench.config import TaskSpec
 from bench.errors import DataMissingError, PlanError, TaskError
-from bench.journal import encode
 from bench.lmeval.job import LmEvalJob
-from bench.prepare import prepare_job
-from bench.store import Run, read_run
+from bench.runs.journal import encode
+from bench.runs.reading import Run, read_run
+from bench.tasks.prepare import prepare_job
 
 _TWO_FILTERS = [
     {"name": "first", "filter": [{"function": "regex", "regex_pattern": "(\\w)"}, {"function": "take_first"}]},
@@ -349,7 +349,7 @@ def test_a_sample_that_lm_eval_cannot_score_is_a_failure(tasks: Path, tmp_path: 
 
 def test_plans_of_our_own_tasks_leave_lm_eval_alone() -> None:
     code = (
-        "import sys; from bench.config import TaskSpec; from bench.prepare import prepare_job;"
+        "import sys; from bench.config import TaskSpec; from bench.tasks.prepare import prepare_job;"
         "TaskSpec.model_validate({'task': 'lm_eval:arc_easy'});"
         "prepare_job(TaskSpec.model_validate({'task': 'pocket', 'limit': 1}));"
         "sys.exit('lm_eval' in sys.modules or 'torch' in sys.modules)"

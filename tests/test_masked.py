@@ -312,8 +312,8 @@ def naive(folder: Path, name: str, context: str, continuation: str, *, is_by_wor
 def test_a_run_has_the_naive_scores_and_says_pll(
     name: str, pll: str, tmp_path: Path, cli: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.config import load_plan
-    from bench.prepare import prepare_job
+    from bench.plan import load_plan
+    from bench.tasks.prepare import prepare_job
 
     tokenizer = TOKENIZERS[name]()
     model = tiny("masked", name, vocab_size=len(tokenizer), max_position_embeddings=302)

@@ -22,7 +22,7 @@ def test_no_values_have_no_percentile() -> None:
         quantile([], 0.5)
 
 
-@pytest.mark.parametrize("num", [6, 7, 9, 10, 13, 40, 200])
+@pytest.mark.parametrize("num", [6, 7, 9, 10, 13, 40, 200, 3000])
 def test_the_interval_of_the_median_is_scipys(num: int) -> None:
     values = np.random.default_rng(num).exponential(size=num)
     expected = quantile_test(values, p=0.5).confidence_interval(confidence_level=0.95)

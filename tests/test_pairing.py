@@ -9,7 +9,7 @@ from quiz import right, write_quiz, write_run
 
 from bench.comparison.pairing import SharedQuestions, setting_values
 from bench.errors import PlanError, RunFolderError
-from bench.store import read_run
+from bench.runs.reading import read_run
 
 
 def test_what_all_runs_were_put_is_shared_and_the_rest_counted(tmp_path):

@@ -30,7 +30,7 @@ from bench.engine.encode import EncodedSample
 from bench.errors import ScoringError
 from bench.models.fake import fake_config, fake_model, fake_tokenizer
 from bench.records import Score
-from bench.store import Run
+from bench.runs.reading import Run
 
 SUBJECTS = ("formal_logic", "management", "virology")
 FORMS = ("letter", "cloze")

@@ -14,7 +14,7 @@ import pytest
 from runs import Bench, Forks, assert_same_run, only_run, read_info, run_folders, write_plan
 from tiny_kinds import bert_tokenizer, t5_tokenizer, tiny, write_folder
 
-from bench.store import read_run
+from bench.runs.reading import read_run
 
 TASKS = [{"task": "pocket", "num_fewshot": 0, "limit": 200}]
 TWO = "--set=engine.num_processes=2"

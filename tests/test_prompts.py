@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from bench.config import TaskSpec
-from bench.dataset import load_rows
 from bench.errors import DataError, PlanError, TaskError
-from bench.prompts import build_prompts, prompt_hash
 from bench.records import Prompt, PromptedSample, Request, Sample
-from bench.task import TASKS_DIR, Columns, Files, Form, Generate, Gold, Source, Task, load_task
+from bench.tasks.dataset import load_rows
+from bench.tasks.form import Form, Generate
+from bench.tasks.prompts import build_prompts, prompt_hash
+from bench.tasks.source import Columns, Files, Gold, Source
+from bench.tasks.task import TASKS_DIR, Task, load_task
 
 # Rows with all that a template, a CSV file or a careless strip() could change.
 QUESTIONS = [
@@ -119,7 +121,7 @@ def test_lm_evaluation_harness_describes_every_mmlu_subject_as_we_do() -> None:
         import lm_eval.tasks
         import yaml
 
-    from bench.template import compile_template
+    from bench.tasks.template import compile_template
 
     folder, task = Path(lm_eval.tasks.__file__).parent / "mmlu", load_task("mmlu")
     for scoring, name in (("letter", "default"), ("cloze", "continuation")):

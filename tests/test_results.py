@@ -18,6 +18,7 @@ from bench.report.results import Choice, build_report
 def test_a_row_holds_what_the_run_holds() -> None:
     run = make_run("EleutherAI/gpt-j-6b", config={"costs": {"machine_usd_per_hour": 3.6, "energy_usd_per_kwh": 0.5}})
     run.info["energy"] = {"total_j": 72_000.0, "scope": "gpu"}
+    run.info.update(tokens={"logical": 16_000}, requests={"num": 160})
     table = build_report([run]).sections[0].results
     found = {column.key: cell(table, column.key).text for column in table.columns}
     assert found == {
@@ -32,6 +33,7 @@ def test_a_row_holds_what_the_run_holds() -> None:
         "peak_memory_bytes": "1.0 GiB",
         "energy_wh_per_1000": "500",  # 72 kJ are 20 Wh, for 40 questions
         "cost_usd_per_1000": "0.75",  # 20 s at 3.60 an hour are 0.02 and 20 Wh are 0.01, for 40 questions
+        "cost_usd_per_million_tokens": "7.5",  # of a question's four requests of 100 tokens each, one is counted
         "openness": "MOT 3 of 17",
         "licence": "Apache-2.0",
     }

@@ -16,10 +16,10 @@ from fake_nvml import UUID, FakeNvml, Gpu
 from huggingface_hub.errors import LocalEntryNotFoundError
 from runs import SMALL, Bench, Forks, on_pack, only_run, raising, read_info, read_lines, run_folders, write_plan
 
-from bench.config import load_plan
 from bench.errors import ModelLoadError
-from bench.prepare import prepare_job
-from bench.task import TASKS_DIR
+from bench.plan import load_plan
+from bench.tasks.prepare import prepare_job
+from bench.tasks.task import TASKS_DIR
 
 OWN_TASK = {
     "version": 1,
@@ -228,7 +228,7 @@ def test_a_name_is_only_a_name(tmp_path: Path, cli: Bench) -> None:
 
 
 def test_a_second_process_on_a_run_is_refused(tmp_path: Path, cli: Bench, forks: Forks) -> None:
-    from bench.disk import lock_folder
+    from bench.runs.disk import lock_folder
 
     plan = write_plan(tmp_path)
     cli("run", plan)

@@ -298,8 +298,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_has_lm_evaluation_harnesss_loglikelihoods(folder: Path, case: str, tmp_path: Path, cli: Bench) -> None:
-    from bench.config import load_plan
-    from bench.prepare import prepare_job
+    from bench.plan import load_plan
+    from bench.tasks.prepare import prepare_job
 
     task, engine = CASES[case]
     plan = write_plan(tmp_path, models=[{"source": str(folder)}], tasks=[task], **{"max_batch_tokens": 256, **engine})

@@ -15,9 +15,9 @@ from counterparts import COUNTERPARTS, compare_prompts
 from original_rows import write_originals
 
 from bench.config import TaskSpec
-from bench.dataset import load_rows
-from bench.prompts import build_prompts
-from bench.task import load_task
+from bench.tasks.dataset import load_rows
+from bench.tasks.prompts import build_prompts
+from bench.tasks.task import load_task
 
 NUM_SAMPLES = 100  # of each task, from all of its subjects
 
@@ -85,7 +85,7 @@ def test_the_hubs_rows_give_the_same_prompts(
     if name == "xcopa":  # whose hub has machine translations beside the languages
         write_hub(tmp_path, source.test.file, counterpart.rows(originals, "et"), "translation-et")
     monkeypatch.delenv("STEELYARD_DATA")
-    monkeypatch.setattr("bench.dataset.fetch_hub_folder", lambda *_: tmp_path)
+    monkeypatch.setattr("bench.tasks.dataset.fetch_hub_folder", lambda *_: tmp_path)
     of_hub = load_rows(task, use)
     assert (of_hub.origin, of_hub.revision) == (f"hub {source.hub}", source.revision)
     made = [build_prompts(task, task.scoring, rows, task.num_fewshot) for rows in (of_folder, of_hub)]

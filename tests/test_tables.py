@@ -15,7 +15,7 @@ from bench.report.sample import find_score, render_sample
 from bench.report.show import render_run
 from bench.report.tables import render_runs, render_subjects
 from bench.report.text import Screen, count, duration, memory, one_line, pack_items, printable, rate, scaled
-from bench.store import Run
+from bench.runs.reading import Run
 
 NARROW, WIDE = Screen(80), Screen(120)
 SUBJECTS = {"STEM": ["physics", "anatomy"], "humanities": ["law"]}

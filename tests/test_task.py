@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import TaskError
-from bench.task import find_task, list_tasks, load_task, task_names
+from bench.tasks.task import find_task, list_tasks, load_task, task_names
 
 TASK = """\
 version: 1

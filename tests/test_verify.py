@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from runs import SMALL, Bench, only_run, read_info, write_plan
 
-from bench.journal import encode, parse
 from bench.metrics import summarise
 from bench.records import Score
+from bench.runs.journal import encode, parse
 
 Scores = list[Score]
 
@@ -270,7 +270,7 @@ def test_a_run_json_that_lacks_something_is_told(copy: Callable[[str], Path], cl
 
 
 def test_a_run_that_is_in_use_is_left_alone(copy: Callable[[str], Path], cli: Bench) -> None:
-    from bench.disk import lock_folder
+    from bench.runs.disk import lock_folder
 
     run = copy("plain")
     lock = lock_folder(run)

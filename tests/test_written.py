@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from bench.metrics import summarise
 from bench.records import Completion, Prompt, PromptedSample, Request, Sample, Score
-from bench.task import Form
+from bench.tasks.form import Form
 from bench.writing.answers import score_completion
 from bench.writing.written import normalise_answer, written_values
 

@@ -13,13 +13,13 @@ import pytest
 from counterparts import lm_eval_task
 
 from bench.config import TaskSpec
-from bench.dataset import load_rows
 from bench.errors import PlanError
 from bench.metrics import summarise
-from bench.prepare import prepare_task_job
-from bench.prompts import build_prompts
 from bench.records import Completion, PromptedSample
-from bench.task import load_task
+from bench.tasks.dataset import load_rows
+from bench.tasks.prepare import prepare_task_job
+from bench.tasks.prompts import build_prompts
+from bench.tasks.task import load_task
 from bench.writing.answers import score_completion
 from bench.writing.execution import execute
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.api.batches.contract import Mark
-from bench.disk import read_bytes, storing, write_json
 from bench.errors import RunFolderError
+from bench.runs.disk import read_bytes, storing, write_json
 
 
 @dataclass(frozen=True, slots=True)

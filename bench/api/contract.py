@@ -79,6 +79,13 @@ class Access:
         return setting not in self.omit
 
 
+class Heard(Protocol):
+    """Is called with each piece of an answer as it comes."""
+
+    def __call__(self, text: str, *, is_thought: bool = False) -> None:
+        """Hear a piece, which is not empty; a thought is no part of the answer's text."""
+
+
 class Client(Protocol):
     """One provider's protocol; made and used in one event loop."""
 
@@ -87,6 +94,13 @@ class Client(Protocol):
 
         Raises:
             ApiFailure: there is no answer; the kind of failure says what to do about it.
+        """
+
+    async def stream(self, prompt: Sequence[Message], settings: GenerationSettings, heard: Heard) -> Answer:
+        """The same, with the answer sent in pieces; what is returned is what `complete` returns.
+
+        Raises:
+            ApiFailure: there is no whole answer. One that had begun may have been made, and charged.
         """
 
     async def close(self) -> None:

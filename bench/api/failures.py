@@ -35,6 +35,8 @@ _REFUSED_SETTING = re.compile(
     r"(?:unsupported|not support|deprecated|not allowed).{0,120}\b(temperature|stop)\b",
     re.I | re.S,
 )
+# What a stream says that is broken off for want of room (Anthropic; OpenAI and compatible; Gemini).
+_OVERLOADED = re.compile(r"overloaded|rate_limit|too many requests|RESOURCE_EXHAUSTED|UNAVAILABLE", re.I)
 _BUSY = frozenset({429, 503, 529})
 _PASSING = frozenset({408, 409, 425, 429, 498, 499})
 _MESSAGE_CHARS = 240
@@ -116,6 +118,12 @@ def lost(access: Access, problem: BaseException) -> ServiceFailure:
     """The connection failed or the answer cannot be read: it may have been made."""
     words = redacted(str(problem), access) or type(problem).__name__
     return ServiceFailure(f"{access.provider}: {words}", is_billed=True)
+
+
+def in_the_midst(failure: ApiFailure) -> ServiceFailure:
+    """The failure of an answer that had begun to come: it may be charged, and its status said that all was well."""
+    words = f"{failure} (in the midst of the answer)"
+    return ServiceFailure(words, is_throttle=bool(_OVERLOADED.search(words)), is_billed=True)
 
 
 @contextmanager

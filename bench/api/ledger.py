@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from bench.api.contract import Usage
+from bench.api.failures import AccessFailure, PromptFiltered, RequestFailure, ServiceFailure
 from bench.catalog.prices import BilledTokens, Tariff
 from bench.completer import GenerationSettings
 from bench.records import Message
@@ -40,6 +42,13 @@ class Tally:
     num_throttled: int = 0
     num_lost: int = 0
     lost_usd: float = 0.0
+
+
+@dataclass(slots=True)
+class Bill:
+    """What a request did cost; None as long as that is not known."""
+
+    cost_usd: float | None = None
 
 
 class Ledger:
@@ -77,6 +86,30 @@ class Ledger:
                 usage.num_cache_write_tokens,
             )
         )
+
+    @asynccontextmanager
+    async def spending(self, most_usd: float) -> AsyncIterator[Bill]:
+        """Set aside what a request may cost while it is under way, and settle it by what becomes of it.
+
+        Raises:
+            CapReached: even with all others settled it may cost more than is left.
+        """
+        await self.reserve(most_usd)
+        bill = Bill()
+        lost_usd = most_usd  # until it is known better: a request that is cancelled may be charged
+        try:
+            yield bill
+            lost_usd = most_usd if bill.cost_usd is None else 0.0  # answered, and nobody says for how much
+        except (AccessFailure, RequestFailure, PromptFiltered):
+            lost_usd = 0.0
+            raise
+        except ServiceFailure as failure:
+            lost_usd = most_usd if failure.is_billed else 0.0
+            self.tally.num_lost += failure.is_billed
+            self.tally.num_throttled += failure.is_throttle
+            raise
+        finally:
+            await self.settle(most_usd, bill.cost_usd or 0.0, lost_usd)
 
     async def reserve(self, most_usd: float) -> None:
         """Set aside what a request may cost, waiting for others to be settled if need be.

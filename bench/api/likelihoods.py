@@ -19,9 +19,9 @@ from bench.answering import Answer
 from bench.api.completer import ApiCompleter
 from bench.api.pool import Answered
 from bench.completer import GenerationSettings
-from bench.job import Job
 from bench.metrics import failed_sample
 from bench.records import Loglikelihood, Message, PromptedSample, Score
+from bench.tasks.job import Job
 from bench.writing.generating import cost_usd, count_tokens
 
 OUTSIDE_MASS = "outside_mass"  # in `Score.values`: the first token's probability of being none of the letters

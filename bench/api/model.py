@@ -22,9 +22,9 @@ from bench.completer import Completer, Decoding, GenerationSettings
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.pipeline import Progress
 from bench.errors import ModelInputError
-from bench.job import Job
 from bench.records import Message
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.writing.generating import complete_samples
 
@@ -103,9 +103,9 @@ class ApiModel:
         cap = self.spec.api.max_cost_usd
         how = "requests in batches" if self.terms else "requests"
         return (
-            f"{len(chats):,} {how}, {_usd(least_usd)} to {_usd(most_usd)}: about {prompt:,} tokens of prompts "
+            f"{len(chats):,} {how}, {usd(least_usd)} to {usd(most_usd)}: about {prompt:,} tokens of prompts "
             f"({_BYTES_PER_TOKEN} bytes a token), and up to {max_tokens:,} written for each; "
-            f"{'stops at ' + _usd(cap) + '; ' if cap else ''}price by {self.tariff.basis}"
+            f"{'stops at ' + usd(cap) + '; ' if cap else ''}price by {self.tariff.basis}"
         )
 
     def score(self, job: Job, folder: RunShare, progress: Progress, team: Team = ALONE) -> None:
@@ -201,7 +201,8 @@ def _batch_terms(preset: Preset, spec: ModelSpec) -> BatchTerms | None:
     return preset.batches
 
 
-def _usd(amount: float) -> str:
+def usd(amount: float) -> str:
+    """An amount for a message."""
     return f"{amount:.2f} USD" if amount >= 1 else f"{amount:.4f} USD"
 
 

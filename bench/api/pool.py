@@ -150,24 +150,13 @@ class Pool:
         generation = await self._pace.enter()
         is_answered = is_throttled = False
         try:
-            await self._ledger.reserve(most_usd)
-            answered = None
-            lost_usd = most_usd  # until it is known better: a request that is cancelled may be charged
-            try:
+            async with self._ledger.spending(most_usd) as bill:
                 answered = await self._send(chat)
-                is_answered, lost_usd = True, 0.0
-            except (AccessFailure, RequestFailure):
-                lost_usd = 0.0
-                raise
-            except ServiceFailure as failure:
-                is_throttled = failure.is_throttle
-                lost_usd = most_usd if failure.is_billed else 0.0
-                self._ledger.tally.num_lost += failure.is_billed
-                self._ledger.tally.num_throttled += failure.is_throttle
-                raise
-            finally:
-                cost_usd = answered.cost_usd if answered else None
-                await self._ledger.settle(most_usd, cost_usd or 0.0, lost_usd)
+                bill.cost_usd = answered.cost_usd
+            is_answered = True
+        except ServiceFailure as failure:
+            is_throttled = failure.is_throttle
+            raise
         finally:
             await self._pace.leave(generation, is_answered=is_answered, is_throttled=is_throttled)
         return something(answered)

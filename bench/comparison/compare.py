@@ -22,15 +22,15 @@ import numpy as np
 
 from bench.comparison.compared import Compared, Comparison, Entry, Pair, PublishedTest, Wish
 from bench.comparison.pairing import SharedQuestions, setting_values
-from bench.errors import PlanError, one_of
+from bench.errors import InputError, PlanError, one_of
 from bench.measures import MEASURES, Measure
 from bench.records import Score
+from bench.runs.reading import Run
 from bench.stats import wilson_ci95
 from bench.stats.clusters import Floats, Ints, clustered_mean, number_clusters
 from bench.stats.paired import ALPHA, agreement, holm, paired_difference
 from bench.stats.published import against_published
 from bench.stats.ranks import rank_intervals, tied_groups
-from bench.store import Run
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -52,6 +52,25 @@ def compare_runs(runs: Sequence[Run], wish: Wish) -> Compared:
         raise PlanError(f"nothing to compare: there is one run each of {', '.join(alone)}; give two runs of one task")
     made = [_Columns(name, own, wish).compare(wish) for name, own in tasks.items() if name not in alone]
     return Compared(tuple(_with_groups(one) for one in _adjusted(made)), tuple(alone))
+
+
+def compare_blocks(blocks: Sequence[Sequence[Run]]) -> list[Comparison | str]:
+    """Compare the runs of each block with each other, with p values adjusted for all tests of all blocks.
+
+    Args:
+        blocks: each the runs of one task in one setting, at least two.
+
+    Returns:
+        for each block its comparison, or why there is none, in a line.
+    """
+    made: list[Comparison | str] = []
+    for block in blocks:
+        try:
+            made.append(_Columns(str(block[0].info.get("task", {}).get("name")), block, Wish()).compare(Wish()))
+        except InputError as problem:
+            made.append(str(problem))
+    adjusted = _adjusted([one for one in made if isinstance(one, Comparison)])
+    return [one if isinstance(one, str) else _with_groups(next(adjusted)) for one in made]
 
 
 def _adjusted(made: Sequence[Comparison]) -> Iterator[Comparison]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bench.runs.reading import Run
 from bench.stats.paired import Agreement, PairedDifference
 from bench.stats.published import AgainstPublished
-from bench.store import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.config import RunPlan, TaskSpec
-from bench.dataset import Dataset, load_rows
 from bench.errors import DataError, PlanError, RunFolderError, one_of
 from bench.imports.matching import sample_hash
-from bench.prepare import prepare_job
 from bench.records import Sample, Score
+from bench.runs.names import RUN_FILE
+from bench.runs.reading import Run
 from bench.schema import validate
 from bench.stats.clusters import Ints, number_clusters
-from bench.store import RUN_FILE, Run
-from bench.task import load_task
+from bench.tasks.dataset import Dataset, load_rows
+from bench.tasks.prepare import prepare_job
+from bench.tasks.task import load_task
 
 SETTINGS = {
     "lane": "lane",
@@ -120,7 +121,7 @@ def _spec(run: Run) -> TaskSpec:
     config = run.info.get("config")
     if not isinstance(config, Mapping):
         raise RunFolderError(f"{run.path / RUN_FILE} lacks config, which says what its task's rows are")
-    return validate(RunPlan, dict(config), RunFolderError, run.path / RUN_FILE).tasks[0]
+    return validate(RunPlan, dict(config), RunFolderError, str(run.path / RUN_FILE)).tasks[0]
 
 
 def _content(sample: Sample) -> tuple[object, ...]:

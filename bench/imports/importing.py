@@ -11,16 +11,18 @@ from typing import Any
 
 from bench import __version__
 from bench.config import TaskSpec
-from bench.dataset import load_rows
 from bench.errors import DataError, PlanError, one_of
 from bench.imports import IMPORTED, Answer, Recording, load_format
 from bench.imports.fetching import fetch_source
 from bench.imports.matching import Matching, match_answers
 from bench.metrics import score_sample, summarise
-from bench.prompts import build_prompts
 from bench.records import Completion, Loglikelihood, PromptedSample, Sample, Score
-from bench.store import RunFolder, identity, run_name
-from bench.task import LABELS, Task, load_task, task_names
+from bench.runs.folder import RunFolder
+from bench.runs.names import identity, run_name
+from bench.tasks.dataset import load_rows
+from bench.tasks.prompts import build_prompts
+from bench.tasks.source import LABELS
+from bench.tasks.task import Task, load_task, task_names
 
 _NUM_NAMED = 3  # answers left out, in a note; all are in run.json
 

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import RunPlan, TaskSpec
-from bench.dataset import load_documents
-from bench.disk import make_folder, write_atomically
 from bench.errors import RunFolderError
 from bench.imports import is_imported
-from bench.job import TaskJob
 from bench.measures import MEASURES
-from bench.prepare import prepare_task_job
 from bench.records import PromptedSample, Score
-from bench.rows import Row
+from bench.runs.disk import make_folder, write_atomically
+from bench.runs.reading import Run, read_run
 from bench.schema import validate
-from bench.store import Run, read_run
+from bench.tasks.dataset import load_documents
+from bench.tasks.job import TaskJob
+from bench.tasks.prepare import prepare_task_job
+from bench.tasks.rows import Row
 
 FORMAT_VERSION = "0.4.13"
 """Of lm-eval: whose files these are like."""

@@ -23,18 +23,18 @@ from typing import Any, Self
 from lm_eval.api.metrics import acc_all, acc_all_stderr, mean_stderr
 from lm_eval.api.metrics import mean as lm_eval_mean
 
-from bench.chat import Render
 from bench.completer import Decoding
 from bench.config import TaskSpec
-from bench.dataset import Dataset
 from bench.errors import InputError, PlanError, ScoringError, one_line
-from bench.job import Job
 from bench.lmeval.asked import read_decoding
 from bench.lmeval.documents import document_text, prompt_documents
 from bench.lmeval.tasks import LoadedTasks, load_tasks, name_them
 from bench.measures import Measure
 from bench.metrics import AS_IT_IS, Shortening, failed_sample, score_sample, summarise
 from bench.records import Completion, Lane, Loglikelihood, PromptedSample, Score
+from bench.tasks.chat import Render
+from bench.tasks.dataset import Dataset
+from bench.tasks.job import Job
 
 MAX_GEN_TOKS = 256
 """Tokens of a completion whose task does not say."""

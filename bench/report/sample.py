@@ -13,7 +13,7 @@ from bench.measures import length_normalised
 from bench.records import Score
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.text import LABEL_WIDTH, Screen, count, hanging, one_line, percent, plural, printable
-from bench.store import Run
+from bench.runs.reading import Run
 
 
 def find_score(run: Run, sample_id: str) -> Score:

@@ -19,12 +19,14 @@ class Column:
         title: its heading for readers.
         is_number: aligned to the right and sorted by value.
         is_long: sentences, which may be broken into lines.
+        is_data: for CSV and JSON only; readers are told in another column.
     """
 
     key: str
     title: str
     is_number: bool = False
     is_long: bool = False
+    is_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Table:
         return [row[place] for row in self.rows]
 
     def for_readers(self, left_out: Iterable[str] = ()) -> Table:
-        """The table without some of its columns, and without those in which nothing stands."""
-        keys = set(left_out)
+        """The table without some of its columns, those for data only, and those in which nothing stands."""
+        keys = {*left_out, *(column.key for column in self.columns if column.is_data)}
         empty = {
             place for place in range(len(self.columns)) if all(row[place].value in (None, "") for row in self.rows)
         }
@@ -84,6 +86,7 @@ class Point:
         score: from 0 to 1.
         usd: cost of 1,000 questions.
         per_s: questions a second.
+        wh: energy of 1,000 questions.
     """
 
     label: str
@@ -91,22 +94,49 @@ class Point:
     ci95: tuple[float, float] | None
     usd: float | None
     per_s: float | None
+    wh: float | None = None
     is_published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class SpeedPoint:
+    """A point of a speed run in a plot.
+
+    Attributes:
+        line: the points that are joined: those of one model that differ in how much it is given to do at once.
+        label: what that is.
+        tpot_s: the median time of a token.
+        per_s: tokens a second, of all sequences together.
+    """
+
+    line: str
+    label: str
+    tpot_s: float
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunTable:
+    """A table of run folders, or of points of them.
+
+    Attributes:
+        runs: names of the folders, one a row of `results`.
+    """
+
+    results: Table
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section(RunTable):
     """One task, scored in one way: the runs, and below them what others have published.
 
     Attributes:
-        runs: folders of the runs, one a row of `results`.
         published: None where nothing is.
         chance: what guessing gives.
         points: empty where the metric is no share.
     """
 
-    results: Table
-    runs: tuple[str, ...]
     published: Table | None
     chance: float | None
     points: tuple[Point, ...]
@@ -119,6 +149,8 @@ class Report:
     Attributes:
         sections: each with tables of equal columns.
         also: what others have published for tasks of which there is no run.
+        speed: what speed runs measured, a table for each kind of points.
+        speed_points: those of them that can be plotted.
         models: licence, openness, where data goes.
         footnotes: numbered from 1.
         remarks: what is to be known of the whole.
@@ -133,10 +165,17 @@ class Report:
     remarks: tuple[str, ...]
     made_by: str
     left_out: frozenset[str]
+    speed: tuple[RunTable, ...] = ()
+    speed_points: tuple[SpeedPoint, ...] = ()
 
     def results(self) -> list[Table]:
-        """The tables of the runs, as readers get them; the footnotes are theirs."""
-        return [section.results.for_readers(self.left_out) for section in self.sections]
+        """The tables of the runs, then of speed, as readers get them; the footnotes are theirs."""
+        scored = [section.results.for_readers(self.left_out) for section in self.sections]
+        return [*scored, *(one.results.for_readers() for one in self.speed)]
+
+    def by_run(self) -> tuple[RunTable, ...]:
+        """The tables of the runs, then of speed, with their folders."""
+        return (*self.sections, *self.speed)
 
     def further(self) -> list[Table]:
         """What is published, task by task, and the models."""

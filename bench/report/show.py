@@ -27,7 +27,7 @@ from bench.report.text import (
     rate,
     scaled,
 )
-from bench.store import Run
+from bench.runs.reading import Run
 
 _NUM_ERRORS_SHOWN = 5
 

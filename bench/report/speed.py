@@ -10,9 +10,10 @@ from typing import Any
 from rich.text import Text
 
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
-from bench.report.power import joules
+from bench.report.scoring_speed import SCORING_LEGEND, scoring_columns
+from bench.report.served import SERVED_LEGEND, judged, remarks_on_served, served_columns
+from bench.report.speed_cells import energy_cell, half_width, milliseconds
 from bench.report.text import (
-    MISSING,
     Screen,
     count,
     duration,
@@ -25,9 +26,11 @@ from bench.report.text import (
     scaled,
     short_precision,
 )
+from bench.runs.reading import read_speed_info
 from bench.speed.folder import read_points
-from bench.store import read_speed_info
 
+_SWEPT = ("prefill", "decode")
+PHASES = (*_SWEPT, "scoring", "served")
 _LEGEND = (
     "tokens/s: read by prefill, written by decode, at the median time; ±: half of the median's 95 % interval. ms: "
     "until the first token (prefill), or a token of each sequence (decode). floor: the least time by this machine's "
@@ -58,21 +61,31 @@ def read_speed_run(path: Path) -> SpeedRun | None:
     info = read_speed_info(path)
     if info is None:
         return None
-    points = sorted(
-        read_points(path).values(), key=lambda one: (one["phase"] != "prefill", one["batch_size"], one["length"])
-    )
-    return SpeedRun(path, info, tuple(points))
+    return SpeedRun(path, info, tuple(judged(info, sorted(read_points(path).values(), key=_place))))
+
+
+def _place(point: Mapping[str, Any]) -> tuple[float, ...]:
+    """Where a point stands in its sweep."""
+    phase = PHASES.index(point["phase"])
+    if point["phase"] == "served":
+        load = point["load"]
+        return (phase, "concurrency" not in load, *load.values(), point["prompt_tokens"], point["completion_tokens"])
+    return (phase, point.get("batch_size", 0), point.get("length", 0))
 
 
 def render_speed(runs: Sequence[SpeedRun], screen: Screen) -> str:
-    """The table of all points of speed runs, with what must be known of them."""
-    rows = [(run, point) for run in runs for point in run.points]
-    columns, dropped = fit(_columns(rows), screen.width)
-    lines = [draw_titles(columns), draw_rule(columns)]
-    lines += [draw_row(columns, index) for index in range(len(rows))]
-    remarks = [_LEGEND, *_remarks(runs)]
-    remarks += [f"left out for want of room: {', '.join(dropped)}"] if dropped else []
-    lines.append(Text())
+    """A table of each kind of points of speed runs, with what must be known of them."""
+    lines: list[Text] = []
+    remarks: list[str] = []
+    for phases, draw, legend in _TABLES:
+        rows = [(run, point) for run in runs for point in run.points if point["phase"] in phases]
+        if rows:
+            columns, dropped = fit(draw(rows), screen.width)
+            lines += [draw_titles(columns), draw_rule(columns)]
+            lines += [*(draw_row(columns, index) for index in range(len(rows))), Text()]
+            remarks.append(legend)
+            remarks += [f"left out for want of room: {', '.join(dropped)}"] if dropped else []
+    remarks += _remarks(runs)
     for remark in dict.fromkeys(remarks):
         lines += hanging(screen, Text(), Text(one_line(remark), "dim"))
     return screen.render(lines)
@@ -92,64 +105,76 @@ def _columns(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]
         column("batch", 0, [count(point["batch_size"]) for point in points]),
         column("length", 0, [count(point["length"]) for point in points]),
         column("tokens/s", 0, [rate(point["tokens_per_s"]) for point in points]),
-        column("± %", 1, [_half_width(point) for point in points]),
+        column("± %", 1, [half_width(point) for point in points]),
         *(
-            column(f"p{share} ms", drop, [_milliseconds(one[f"p{share}"]) for one in step])
+            column(f"p{share} ms", drop, [milliseconds(one[f"p{share}"]) for one in step])
             for share, drop in ((50, 0), (90, 4), (99, 3))
         ),
         column("floor %", 1, [percent(point["share"], 0) for point in points]),
         column("MFU %", 5, [percent(point["mfu"], 0) for point in points]),
         column("MBU %", 5, [percent(point["mbu"], 0) for point in points]),
         column("peak", 7, [memory(point["peak_memory_bytes"]) for point in points]),
-        column("J/token", 6, [_energy_cell(point) for point in points]),
+        column("J/token", 6, [energy_cell(point) for point in points]),
     ]
 
 
-def _milliseconds(seconds: float) -> str:
-    return rate(1000 * seconds)
+def _scoring(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]:
+    return scoring_columns([run.info for run, _ in rows], [point for _, point in rows])
 
 
-def _half_width(point: Mapping[str, Any]) -> str:
-    ends = point["repeat_s"]["median_ci95"]
-    return MISSING if ends is None else percent((ends[1] - ends[0]) / 2 / point["repeat_s"]["p50"], 1)
+def _served(rows: Sequence[tuple[SpeedRun, Mapping[str, Any]]]) -> list[Column]:
+    return served_columns([run.info for run, _ in rows], [point for _, point in rows])
 
 
-def _energy_cell(point: Mapping[str, Any]) -> str:
-    per_token = point["energy"]["per_token_j"]
-    return MISSING if per_token is None else joules(per_token)
+_TABLES = (
+    (_SWEPT, _columns, _LEGEND),
+    (("scoring",), _scoring, SCORING_LEGEND),
+    (("served",), _served, SERVED_LEGEND),
+)
+"""The phases that share a table, its columns, and what they mean."""
 
 
 def _remarks(runs: Sequence[SpeedRun]) -> Iterator[str]:
     for run in runs:
         name = f"{look_up(run.info, 'model.name')} ({run.path.name})"
-        loading = look_up(run.info, "timing.load_s")
-        yield f"{name}: {_rates(run)}; loaded in {duration(loading)}; {_machine(run)}"
-        if run.info["status"] != "finished":
-            yield f"{name}: {run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
-        wide = [point["key"] for point in run.points if not point["is_tight"]]
-        if wide:
-            tightness = look_up(run.info, "config.speed.tightness")
-            yield f"{name}: interval wider than ±{percent(tightness, 0)} %: {', '.join(wide)}"
-        beyond = [point["key"] for point in run.points if point["share"] > 1]
-        if beyond:
-            yield f"{name}: above 100 %, so the machine was slower when its rates were measured: {', '.join(beyond)}"
-        if any(point["mbu"] is None for point in run.points):
-            yield f"{name}: MBU not measured: how many bytes quantised weights take to read is not known"
-        yield from (f"{name}: energy not measured: {why}" for why in _why_no_energy(run))
-        yield from (f"{name}: {note}" for note in run.info.get("notes") or ())
+        yield from (f"{name}: {text}" for text in dict.fromkeys(remarks_on_speed(run)))
+
+
+def remarks_on_speed(run: SpeedRun) -> Iterator[str]:
+    """What a reader of a speed run's figures must know, the machine first."""
+    if look_up(run.info, "model.kind") == "api":
+        yield from remarks_on_served(run.info, run.points)
+    else:
+        yield f"{_rates(run)}; loaded in {duration(look_up(run.info, 'timing.load_s'))}; {machine(run)}"
+    if run.info["status"] != "finished":
+        yield f"{run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
+    wide = [point["key"] for point in run.points if not point.get("is_tight", True)]
+    if wide:
+        tightness = look_up(run.info, "config.speed.tightness")
+        yield f"interval wider than ±{percent(tightness, 0)} %: {', '.join(wide)}"
+    beyond = [point["key"] for point in run.points if (point.get("share") or 0) > 1]
+    if beyond:
+        yield f"above 100 %, so the machine was slower when its rates were measured: {', '.join(beyond)}"
+    if any(point["mbu"] is None for point in run.points if point["phase"] in _SWEPT):
+        yield "MBU not measured: how many bytes quantised weights take to read is not known"
+    yield from (f"energy not measured: {why}" for why in _why_no_energy(run))
+    yield from run.info.get("notes") or ()
+    for point in run.points:
+        yield from point.get("notes", ())
 
 
 def _rates(run: SpeedRun) -> str:
     """The rates that the points were measured against, lowest and highest."""
     parts = []
     for key, unit in (("matmul_flops_per_s", "FLOP/s"), ("memory_bytes_per_s", "B/s")):
-        found = [point[key] for point in run.points]
+        found = [rate for point in run.points if (rate := point.get(key)) is not None]
         if found:
             parts.append(f"{scaled(min(found), unit)} to {scaled(max(found), unit)}")
     return "measured " + " and ".join(parts) if parts else "nothing measured"
 
 
-def _machine(run: SpeedRun) -> str:
+def machine(run: SpeedRun) -> str:
+    """What the model ran on."""
     where = run.info.get("environment") or {}
     if str(look_up(run.info, "engine.device") or "cpu") != "cpu":
         return str(where.get("gpu"))
@@ -159,8 +184,8 @@ def _machine(run: SpeedRun) -> str:
 def _why_no_energy(run: SpeedRun) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for point in run.points:
-        energy = point["energy"]
-        if energy["total_j"] is None:
+        energy = point.get("energy")
+        if energy and energy["total_j"] is None:
             reasons.setdefault(energy["not_measured"].get(energy["scope"], "no reading"), []).append(point["key"])
     all_of_them = len(run.points)
     return [why if len(keys) == all_of_them else f"{why} ({', '.join(keys)})" for why, keys in reasons.items()]

@@ -7,10 +7,12 @@ Runs stand in blocks (`blocks.py`), so that no column mixes what cannot be compa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from bench.report.beside import MATCHED, Beside, speed_beside
 from bench.report.blocks import (
     describe_metric,
     describe_task,
@@ -24,6 +26,8 @@ from bench.report.blocks import (
 )
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.power import energy_cell, why_no_energy
+from bench.report.speed import SpeedRun
+from bench.report.speed_cells import milliseconds
 from bench.report.text import (
     MISSING,
     SUPERSCRIPTS,
@@ -41,7 +45,7 @@ from bench.report.text import (
     rate,
     short_precision,
 )
-from bench.store import Run
+from bench.runs.reading import Run
 
 _LEGEND = {
     "score": "% right over all samples (micro) ± stderr; 95 %: Wilson interval",
@@ -49,12 +53,21 @@ _LEGEND = {
 }
 
 
-def render_runs(runs: Sequence[Run], screen: Screen) -> str:
-    """The table of runs: a block for each task and way of scoring it, a row for each model, the best first."""
+def render_runs(runs: Sequence[Run], screen: Screen, speeds: Sequence[SpeedRun] = ()) -> str:
+    """The table of runs: a block for each task and way of scoring it, a row for each model, the best first.
+
+    Args:
+        runs: scored runs.
+        screen: where it goes.
+        speeds: speed runs; what they say of the same models stands beside the scores.
+    """
     blocks = split_blocks(runs)
     rows = [run for block in blocks for run in block]
     notes = Footnotes()
-    columns, dropped = fit(_columns(rows, blocks, notes), screen.width)
+    beside = {run.path: found for run in rows if (found := speed_beside(run, speeds)) is not None}
+    columns, dropped = fit(
+        [*_columns(rows, blocks, notes, beside), *_speed_columns([beside.get(run.path) for run in rows])], screen.width
+    )
     lines = [draw_titles(columns), draw_rule(columns)]
     index = 0
     for number, block in enumerate(blocks):
@@ -71,7 +84,8 @@ def render_runs(runs: Sequence[Run], screen: Screen) -> str:
         lines += hanging(screen, Text(), Text(one_line(text)))
     if unmeasured := dict.fromkeys(reason for run in rows if (reason := why_no_energy(run))):
         lines += hanging(screen, Text(f"{'energy':8}", "dim"), Text(f"not measured: {'; '.join(unmeasured)}", "dim"))
-    for name, text in {**_LEGEND, **({"hidden": ", ".join(reversed(dropped))} if dropped else {})}.items():
+    legend = _LEGEND | ({"speed": MATCHED} if beside else {})
+    for name, text in {**legend, **({"hidden": ", ".join(reversed(dropped))} if dropped else {})}.items():
         lines += hanging(screen, Text(f"{name:8}", "dim"), Text(text, "dim"))
     return screen.render(lines)
 
@@ -132,8 +146,10 @@ class Footnotes:
         return lines
 
 
-def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: Footnotes) -> list[Column]:
-    labels = [label for block in blocks for label in _labels(block, notes)]
+def _columns(
+    rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: Footnotes, beside: Mapping[Path, Beside]
+) -> list[Column]:
+    labels = [label for block in blocks for label in _labels(block, notes, beside)]
     values, intervals = _score_cells(rows)
     are_shares = all(metric_of(run).get("unit") in (None, "share") for run in rows)
 
@@ -167,13 +183,32 @@ def _columns(rows: Sequence[Run], blocks: Iterable[Sequence[Run]], notes: Footno
     ]
 
 
-def _labels(block: Sequence[Run], notes: Footnotes) -> list[str]:
+def _speed_columns(found: Sequence[Beside | None]) -> list[Column]:
+    """What speed runs say of the models, as far as there are any."""
+
+    def per_s(point: Mapping[str, Any] | None) -> str:
+        return MISSING if point is None else rate(point["tokens_per_s"])
+
+    decode = [one.decode if one else None for one in found]
+    tpot_s = [look_up(point or {}, "tpot_s.p50") for point in decode]
+    return [
+        Column("prefill/s", tuple(per_s(one.prefill if one else None) for one in found), 3),
+        Column("decode/s", tuple(map(per_s, decode)), 1),
+        Column("TPOT ms", tuple(MISSING if one is None else milliseconds(one) for one in tpot_s), 3),
+    ]
+
+
+def _labels(block: Sequence[Run], notes: Footnotes, beside: Mapping[Path, Beside]) -> list[str]:
     """The models' names in a block, with the marks of their footnotes."""
     names = model_names(block)
     return [
-        f"  {name}{notes.mark([*remarks_on(run), *differences_within(run, block)])}"
+        f"  {name}{notes.mark([*remarks_on(run), *differences_within(run, block), *_note(beside.get(run.path))])}"
         for name, run in zip(names, block, strict=True)
     ]
+
+
+def _note(found: Beside | None) -> list[str]:
+    return [] if found is None else [found.note]
 
 
 def _subject_rows(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from bench.audit import Finding
-from bench.checking import TaskCheck
-from bench.dataset import Dataset
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.text import Screen, count, hanging, one_line, plural
-from bench.task import Task
+from bench.tasks.audit import Finding
+from bench.tasks.checking import TaskCheck
+from bench.tasks.dataset import Dataset
+from bench.tasks.task import Task
 
 
 def render_tasks(tasks: Sequence[tuple[Task, int | None]], screen: Screen) -> str:

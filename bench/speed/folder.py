@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.disk import append_bytes, open_journal, read_bytes, write_atomically
-from bench.journal import seal, unseal
+from bench.runs.disk import append_bytes, open_journal, read_bytes, write_atomically
+from bench.runs.journal import seal, unseal
 
 POINTS_FILE = "points.jsonl"
+
+
+class NotMeasured(Exception):
+    """Of a point there is nothing to write down; the words say why."""
 
 
 def append_point(folder: Path, record: Mapping[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Meter:
         probe = session.probe(_PROBE_TOKENS[session.device.type])
         bandwidths: list[float] = []
         self._take_rates(probe, bandwidths)
-        self._forget_peaks()
+        forget_peaks(session)
         recorder = start_recorder(session)
         with contextlib.closing(recorder):
             repeats = repeat(lambda: self._stepper.steps(point), self._spec)
@@ -76,11 +76,13 @@ class Meter:
             probe.measure()
         bandwidths.append(measure_bandwidth(self._session.device))
 
-    def _forget_peaks(self) -> None:
-        reset_peak_rss()
-        for device in self._session.devices:
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+
+def forget_peaks(session: Session) -> None:
+    """Let the most memory held be that from now on."""
+    reset_peak_rss()
+    for device in session.devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
 
 def describe_point(point: Point, repeats: Repeats, work: Work, rates: Mapping[str, float]) -> dict[str, Any]:

@@ -65,8 +65,13 @@ def summarise(seconds: Sequence[float]) -> dict[str, Any]:
     """Percentiles, the median's interval, and the values that they are of."""
     ends = median_interval(seconds)
     return {
-        **{f"p{share}": quantile(seconds, share / 100) for share in (50, 90, 99)},
+        **percentiles(seconds),
         "median_ci95": None if ends is None else list(ends),
-        "num": len(seconds),
         "values": list(seconds),
     }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """Percentiles alone, of values that depend on each other or are kept elsewhere."""
+    shares = {f"p{share}": quantile(seconds, share / 100) for share in (50, 90, 99)}
+    return {**shares, "num": len(seconds)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
-_LEVEL = 0.95
+_LEVEL = Fraction(95, 100)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -26,7 +27,10 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     ordered = sorted(values)
     num = len(ordered)
-    left_out, tail = 0, 0.0
-    while (tail := tail + math.comb(num, left_out) / 2**num) <= (1 - _LEVEL) / 2:
+    left_out, ways = 0, 1  # in whole numbers: of thousands of values, powers of 2 are beyond any float
+    tail, most = 1, (1 - _LEVEL) / 2 * 2**num
+    while tail <= most:
         left_out += 1
+        ways = ways * (num - left_out + 1) // left_out
+        tail += ways
     return (ordered[left_out - 1], ordered[num - left_out]) if left_out else None

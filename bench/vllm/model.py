@@ -21,14 +21,14 @@ from bench.engine.pipeline import Progress
 from bench.engine.selfcheck import TOLERANCE, SelfCheck
 from bench.engine.tokenwise import draw_seeds
 from bench.errors import ModelInputError, ModelLoadError
-from bench.job import Job
 from bench.local_model import LocalModel, LocalWriter, open_session
 from bench.models.files import preparation
 from bench.models.local import load_generation_config
 from bench.records import Completion
+from bench.runs.folder import RunShare
 from bench.session import Session
 from bench.session import check_model as check_session
-from bench.store import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 from bench.vllm.engine import MOST_OPTIONS, EngineOptions, VllmEngine, installed_version
 from bench.vllm.rating import CacheShare, VllmRater

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from bench.answering import Answer
 from bench.engine.encode import EncodedSample
 from bench.engine.pack import TokenRequest
-from bench.job import Job
 from bench.metrics import Shortening, failed_sample
 from bench.records import Loglikelihood, PromptedSample, Score
 from bench.session import Session
+from bench.tasks.job import Job
 from bench.vllm.engine import NextToken, VllmEngine
 from bench.vllm.selfcheck import next_token_difference
 from bench.watching import Sitting

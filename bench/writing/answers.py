@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.records import Completion, PromptedSample, Sample, Score
-from bench.task import Form
-from bench.template import compile_template
+from bench.tasks.form import Form
+from bench.tasks.template import compile_template
 from bench.writing.execution import execute
 from bench.writing.extract import extract
 from bench.writing.extract.numbers import canonical_number

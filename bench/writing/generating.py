@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from bench.answering import Answer, answer_samples
 from bench.completer import Completer, GenerationSettings
 from bench.engine.pipeline import Progress
-from bench.job import Job
 from bench.metrics import failed_sample
 from bench.records import Completion, Message, PromptedSample, Score
-from bench.store import RunShare
+from bench.runs.folder import RunShare
+from bench.tasks.job import Job
 from bench.team import ALONE, Team
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from bench.api.contract import Access, Answer, Usage, cut, sendable_stops
+from bench.api.contract import Access, Answer, Heard, Usage, cut, sendable_stops
 from bench.api.failures import ServiceFailure, lost, told_apart
+from bench.api.streams import Stream
 from bench.completer import GenerationSettings
 from bench.errors import MissingPackageError
 from bench.records import FinishReason, Message
@@ -65,9 +67,50 @@ class AnthropicClient:
             )
         return read_answer(access, response, settings)
 
+    async def stream(self, prompt: Sequence[Message], settings: GenerationSettings, heard: Heard) -> Answer:
+        """See `Client`."""
+        access, stream, whole = self.access, Stream(self.access, heard), _Whole()
+        with stream.reading(), told_apart(access, self.sdk):
+            async with await self.client.messages.create(
+                model=access.model,
+                messages=[],
+                max_tokens=settings.max_tokens,
+                stream=True,
+                extra_body=self.body(prompt, settings),
+            ) as events:
+                async for event in events:
+                    stream.is_begun = True
+                    whole.add(event, stream)
+        if whole.response.stop_reason is None:
+            raise stream.cut()
+        whole.response.content = [SimpleNamespace(type="text", text=stream.text)]
+        return read_answer(access, whole.response, settings)
+
     async def close(self) -> None:
         """See `Client`."""
         await self.client.close()
+
+
+class _Whole:
+    """The message that the events of a stream make, but for its text."""
+
+    def __init__(self) -> None:
+        self.response = SimpleNamespace(content=None, usage=None, stop_reason=None, model=None)
+
+    def add(self, event: Any, stream: Stream) -> None:
+        """Take an event, and say its piece. Counts of tokens are those so far, and not all of them come again."""
+        if event.type == "message_start":
+            self.response.usage, self.response.model = event.message.usage, event.message.model
+        elif event.type == "content_block_delta" and event.delta.type == "text_delta":
+            stream.say(event.delta.text)
+        elif event.type == "content_block_delta" and event.delta.type == "thinking_delta":
+            stream.say(event.delta.thinking, is_thought=True)
+        elif event.type == "message_delta":
+            self.response.stop_reason = event.delta.stop_reason or self.response.stop_reason
+            if self.response.usage is not None and event.usage is not None:
+                for name, value in event.usage.model_dump(exclude_none=True, exclude={"output_tokens_details"}).items():
+                    setattr(self.response.usage, name, value)
+                self.response.usage.output_tokens_details = event.usage.output_tokens_details
 
 
 def read_answer(access: Access, response: Any, settings: GenerationSettings) -> Answer:

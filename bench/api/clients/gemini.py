@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
-from bench.api.contract import Access, Answer, Usage, cut, sendable_stops
+from bench.api.contract import Access, Answer, Heard, Usage, cut, sendable_stops
 from bench.api.failures import Response, ServiceFailure, failure_of, lost
+from bench.api.streams import Stream
 from bench.completer import GenerationSettings
 from bench.errors import MissingPackageError
 from bench.records import FinishReason, Message
@@ -79,6 +81,20 @@ class GeminiClient:
             )
         return read_answer(self.access, response, settings)
 
+    async def stream(self, prompt: Sequence[Message], settings: GenerationSettings, heard: Heard) -> Answer:
+        """See `Client`."""
+        stream, whole = Stream(self.access, heard), _Whole()
+        contents, config = self.content(prompt, settings)
+        with stream.reading(), self.told_apart():
+            async for chunk in await self.client.aio.models.generate_content_stream(
+                model=self.access.model, contents=contents, config=config
+            ):
+                stream.is_begun = True
+                whole.add(chunk, stream)
+        if not whole.is_ended:
+            raise stream.cut()
+        return read_answer(self.access, whole.response(stream.text), settings)
+
     @contextmanager
     def told_apart(self) -> Iterator[None]:
         """Turn the SDK's exceptions into failures."""
@@ -95,6 +111,44 @@ class GeminiClient:
         """See `Client`."""
         await self.client.aio.aclose()
         self.client.close()
+
+
+class _Whole:
+    """What the chunks of a stream say beside its text."""
+
+    def __init__(self) -> None:
+        self._usage: Any = None
+        self._model: str | None = None
+        self._feedback: Any = None
+        self._reason: Any = None
+        self._logprobs: Any = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it was said why the answer ended, or that there is none."""
+        return self._reason is not None or getattr(self._feedback, "block_reason", None) is not None
+
+    def add(self, chunk: Any, stream: Stream) -> None:
+        """Take a chunk, and say its pieces. Usage is that of the answer so far."""
+        self._usage = chunk.usage_metadata or self._usage
+        self._model = chunk.model_version or self._model
+        self._feedback = chunk.prompt_feedback or self._feedback
+        for candidate in (chunk.candidates or ())[:1]:
+            self._reason = candidate.finish_reason or self._reason
+            self._logprobs = self._logprobs or candidate.logprobs_result
+            for part in (candidate.content and candidate.content.parts) or ():
+                stream.say(part.text, is_thought=bool(part.thought))
+
+    def response(self, text: str) -> Any:
+        """The same as it would have come in one piece."""
+        content = SimpleNamespace(parts=[SimpleNamespace(text=text, thought=False)])
+        candidate = SimpleNamespace(finish_reason=self._reason, content=content, logprobs_result=self._logprobs)
+        return SimpleNamespace(
+            candidates=[candidate] if self._reason is not None else [],
+            usage_metadata=self._usage,
+            model_version=self._model,
+            prompt_feedback=self._feedback,
+        )
 
 
 def read_answer(access: Access, response: Any, settings: GenerationSettings) -> Answer:

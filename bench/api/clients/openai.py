@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from bench.api.contract import Access, Answer, Usage, cut, sendable_stops
+from bench.api.contract import Access, Answer, Heard, Usage, cut, sendable_stops
 from bench.api.failures import ServiceFailure, lost, told_apart
+from bench.api.streams import Stream
 from bench.completer import GenerationSettings
 from bench.errors import MissingPackageError
 from bench.records import FinishReason, Message
@@ -67,9 +69,59 @@ class OpenAIClient:
             )
         return read_answer(access, response, settings)
 
+    async def stream(self, prompt: Sequence[Message], settings: GenerationSettings, heard: Heard) -> Answer:
+        """See `Client`. Usage is asked for, unless `extra_body` says `stream_options: null`."""
+        access, stream, whole = self.access, Stream(self.access, heard), _Whole()
+        body = {"stream_options": {"include_usage": True}, **self.body(prompt, settings)}
+        if body["stream_options"] is None:
+            del body["stream_options"]
+        with stream.reading(), told_apart(access, self.sdk):
+            async with await self.client.chat.completions.create(
+                model=access.model, messages=[], stream=True, extra_body=body
+            ) as chunks:
+                async for chunk in chunks:
+                    stream.is_begun = True
+                    whole.add(chunk, stream)
+        if whole.reason is None:
+            raise stream.cut()
+        return read_answer(access, whole.response(stream.text), settings)
+
     async def close(self) -> None:
         """See `Client`."""
         await self.client.close()
+
+
+class _Whole:
+    """What the chunks of a stream say beside its text; `reason` is None until the completion has ended."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._usage: Any = None
+        self._model: str | None = None
+        self._logprobs: Any = None
+        self._refusal = ""
+
+    def add(self, chunk: Any, stream: Stream) -> None:
+        """Take a chunk, and say its piece."""
+        self._usage = chunk.usage or self._usage
+        self._model = chunk.model or self._model
+        for choice in chunk.choices or ():
+            delta = choice.delta
+            self._logprobs = self._logprobs or choice.logprobs
+            self.reason = choice.finish_reason or self.reason
+            if delta is None:
+                continue
+            # DeepSeek, vLLM and others name thoughts one way, OpenRouter and newer vLLM the other.
+            stream.say(getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None), is_thought=True)
+            stream.say(delta.content)
+            if refusal := getattr(delta, "refusal", None):
+                self._refusal += refusal
+
+    def response(self, text: str) -> Any:
+        """The same as it would have come in one piece."""
+        message = SimpleNamespace(content=text, refusal=self._refusal or None)
+        choice = SimpleNamespace(message=message, finish_reason=self.reason, logprobs=self._logprobs)
+        return SimpleNamespace(choices=[choice], usage=self._usage, model=self._model)
 
 
 def read_answer(access: Access, response: Any, settings: GenerationSettings) -> Answer:

@@ -14,8 +14,9 @@ from pathlib import Path
 from bench.errors import DataError
 from bench.imports import Answer, Recording, Remote
 from bench.imports.archive import Member, members_sha256, read_members
-from bench.rows import parse_csv
-from bench.task import LABELS, load_task
+from bench.tasks.rows import parse_csv
+from bench.tasks.source import LABELS
+from bench.tasks.task import load_task
 
 TITLE = "MMLU by HELM, 10 models, 5-shot (MMLU-Redux)"
 TASK: str | None = "mmlu"

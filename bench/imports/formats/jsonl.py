@@ -16,8 +16,8 @@ from typing import Any
 from bench.errors import DataError, one_of
 from bench.imports import Answer, Recording, Remote
 from bench.imports.archive import Member, members_sha256, read_members
-from bench.rows import parse_json_lines
-from bench.task import LABELS
+from bench.tasks.rows import parse_json_lines
+from bench.tasks.source import LABELS
 
 TITLE = "any answers, one JSON object a line"
 TASK: str | None = None

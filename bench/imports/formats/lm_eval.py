@@ -16,8 +16,8 @@ from typing import Any
 from bench.errors import DataError
 from bench.imports import Answer, Recording, Remote
 from bench.imports.archive import Member, members_sha256, read_members
-from bench.rows import parse_json_lines
-from bench.task import LABELS
+from bench.tasks.rows import parse_json_lines
+from bench.tasks.source import LABELS
 
 TITLE = "lm-evaluation-harness's results and logged samples"
 TASK: str | None = None

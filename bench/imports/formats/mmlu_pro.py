@@ -18,7 +18,7 @@ from typing import Any
 from bench.errors import DataError
 from bench.imports import Answer, Recording, Remote
 from bench.imports.archive import Member, members_sha256, read_members
-from bench.task import LABELS
+from bench.tasks.source import LABELS
 
 TITLE = "MMLU-Pro by its authors, one model a file or folder"
 TASK: str | None = "mmlu_pro"

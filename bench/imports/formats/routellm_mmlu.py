@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.errors import DataError
 from bench.imports import Answer, Recording, Remote
 from bench.imports.archive import members_sha256, read_members
-from bench.rows import parse_csv
+from bench.tasks.rows import parse_csv
 
 TITLE = "MMLU by RouteLLM, 2 models, right or wrong only"
 TASK: str | None = "mmlu"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.config import TaskSpec
-from bench.dataset import Dataset, count_samples, describe_missing, load_rows
 from bench.errors import DataMissingError, SteelyardError
-from bench.prompts import build_prompts, prompt_hash
-from bench.task import Task, load_task
+from bench.tasks.dataset import Dataset, count_samples, describe_missing, load_rows
+from bench.tasks.prompts import build_prompts, prompt_hash
+from bench.tasks.task import Task, load_task
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.columns import count_rows, count_stored, load_columns, load_stored
 from bench.config import TaskSpec
 from bench.errors import DataError, DataMissingError, PlanError, one_of
 from bench.records import Sample
-from bench.rows import Row, expand_folder, fetch_hub_folder, find_files
-from bench.shots import order_shots
-from bench.task import LABELS, Files, Gold, Source, Task, check_templates, gold_root, template_names
+from bench.tasks.columns import count_rows, count_stored, load_columns, load_stored
+from bench.tasks.rows import Row, expand_folder, fetch_hub_folder, find_files
+from bench.tasks.shots import order_shots
+from bench.tasks.source import LABELS, Files, Gold, Source, gold_root, template_names
+from bench.tasks.task import Task, check_templates
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.config import RunPlan, TaskSpec
-from bench.dataset import load_rows
 from bench.errors import PlanError, RunFolderError
-from bench.job import Job, TaskJob
-from bench.prompts import build_prompts
 from bench.records import PromptedSample
 from bench.schema import validate
-from bench.task import Task, load_task
-from bench.template import template_variables
+from bench.tasks.dataset import load_rows
+from bench.tasks.job import Job, TaskJob
+from bench.tasks.prompts import build_prompts
+from bench.tasks.task import Task, load_task
+from bench.tasks.template import template_variables
 
 
 def prepare_job(spec: TaskSpec) -> Job:

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from bench.chat import ChatPrompt, Render, conversation, conversation_hash, in_chat
 from bench.completer import GenerationSettings
 from bench.config import TaskSpec
-from bench.dataset import Dataset
 from bench.metrics import AS_IT_IS, Shortening, failed_sample, score_sample, summarise
-from bench.prompts import prompt_hash
 from bench.records import Completion, Lane, Loglikelihood, Message, Prompt, PromptedSample, Score
-from bench.task import Form, Task
+from bench.tasks.chat import ChatPrompt, Render, conversation, conversation_hash, in_chat
+from bench.tasks.dataset import Dataset
+from bench.tasks.form import Form
+from bench.tasks.prompts import prompt_hash
+from bench.tasks.task import Task
 from bench.writing.answers import score_completion
 
 

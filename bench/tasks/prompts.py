@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from bench.dataset import Dataset
 from bench.errors import PlanError, TaskError
 from bench.records import Prompt, PromptedSample, Request, Sample
-from bench.task import Form, Task
-from bench.template import compile_template
+from bench.tasks.dataset import Dataset
+from bench.tasks.form import Form
+from bench.tasks.task import Task
+from bench.tasks.template import compile_template
 
 
 def build_prompts(

@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_worker import ORDER, open_folder, score, score_all
 
-import bench.disk
+import bench.runs.disk
 from bench.errors import RunFolderError, StoreError
-from bench.journal import decode, encode, merge, parse
 from bench.records import Score
-from bench.store import RunShare, find_runs, identity, read_run, run_name
+from bench.runs.folder import RunShare
+from bench.runs.journal import decode, encode, merge, parse
+from bench.runs.names import identity, run_name
+from bench.runs.reading import find_runs, read_run
 
 TESTS = Path(__file__).parent
 
@@ -394,7 +396,7 @@ def test_run_json_is_the_old_or_the_new_one_never_half(tmp_path, monkeypatch):
         def refuse(fd, data):
             raise OSError(errno.ENOSPC, "full")
 
-        monkeypatch.setattr(bench.disk, "_write_all", refuse)
+        monkeypatch.setattr(bench.runs.disk, "_write_all", refuse)
         with pytest.raises(StoreError, match=r"run\.json cannot be written: full"):
             folder.update({"a": 1})
         assert "a" not in folder.info

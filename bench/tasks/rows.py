@@ -12,6 +12,8 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -23,6 +25,7 @@ Row = dict[str, Any]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".json", ".txt", ".parquet")
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, csv.Error)
+_may_fetch = ContextVar("may_fetch", default=True)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\}")
 
 
@@ -83,8 +86,20 @@ def _matches(folder: Path, pattern: str) -> list[RowFile]:
     return sorted(files, key=lambda file: (file.subject, file.path))
 
 
+@contextmanager
+def without_fetching() -> Iterator[None]:
+    """Within this context nothing is fetched: rows are at hand if they are on this machine."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
+
+
 def fetch_hub_folder(hub: str, revision: str, patterns: Sequence[str]) -> Path:
     """Return a folder with the files of a hub data set; what the cache holds of a pinned commit is used as it is.
+
+    Within `without_fetching` there is only what the cache holds.
 
     Raises:
         DataMissingError: not in the cache and not to be had: offline, gated, or no such data set.
@@ -93,7 +108,7 @@ def fetch_hub_folder(hub: str, revision: str, patterns: Sequence[str]) -> Path:
 
     globs = [pattern.replace("{subject}", "*") for pattern in patterns]
     problem: Exception | None = None
-    for is_local in (True, False):
+    for is_local in (True, False) if _may_fetch.get() else (True,):
         try:
             folder = snapshot_download(
                 hub, repo_type="dataset", revision=revision, allow_patterns=globs, local_files_only=is_local

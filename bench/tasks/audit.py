@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.dataset import Dataset
 from bench.records import Sample
-from bench.task import LABELS, Task
+from bench.tasks.dataset import Dataset
+from bench.tasks.source import LABELS
+from bench.tasks.task import Task
 
 # How far a count may lie from what chance gives, in standard errors; chance alone goes beyond 3 once in 370 times.
 NUM_STDERRS = 3.0

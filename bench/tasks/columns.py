@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import DataError, one_of
-from bench.rows import Row, RowFile, read_rows, read_text
-from bench.task import Files, Source
-from bench.template import compile_expression
+from bench.tasks.rows import Row, RowFile, read_rows, read_text
+from bench.tasks.source import Files, Source
+from bench.tasks.template import compile_expression
 
 
 def load_columns(folder: Path, source: Source, files: Files, file: RowFile) -> list[tuple[int, Row]]:

@@ -1,0 +1,1 @@
+"""How each plot is drawn; `bench.report.plots` says which there are."""

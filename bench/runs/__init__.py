@@ -1,0 +1,1 @@
+"""Run folders: written so that any process may be killed at any moment, and read."""
