@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.completer import GenerationSettings
 from bench.config import ModelSpec, RunPlan
-from bench.errors import PlanError, one_of
+from bench.errors import PlanError
 from bench.records import PromptedSample
 from bench.tasks.job import Job
 from bench.tasks.prepare import prepare_job
@@ -35,6 +37,7 @@ class Asked:
         shots: ids of the shots.
         requests: in tokens; empty without a model.
         hashes: by what they are of.
+        settings: how a completion is asked for, where the model writes.
     """
 
     title: str
@@ -42,6 +45,7 @@ class Asked:
     shots: tuple[str, ...]
     requests: tuple[Tokens, ...]
     hashes: Mapping[str, str]
+    settings: GenerationSettings | None = None
 
 
 def ask(plan: RunPlan, sample_id: str, model: ModelSpec | None) -> Asked:
@@ -59,18 +63,20 @@ def ask(plan: RunPlan, sample_id: str, model: ModelSpec | None) -> Asked:
     job = prepare_job(plan.tasks[0])
     known = [sample.sample.id for sample in job.samples]
     if sample_id not in known:
-        raise PlanError(f"task {job.name} has no sample {sample_id!r}; {one_of(sample_id, known[:1000])}")
+        near = difflib.get_close_matches(sample_id, known, n=1) or known[:1]
+        raise PlanError(f"task {job.name} has no sample {sample_id!r} among {len(known):,}; did you mean {near[0]!r}?")
     place = known.index(sample_id)
     sample = job.samples[place]
     requests: tuple[Tokens, ...] = ()
     if model is not None:
         sample, requests = _in_tokens(job, place, model, plan)
     hashes = {
-        "prompt (lm-eval's prompt_hash)": sample.prompt.sha256,
+        "prompt hash": sample.prompt.sha256,
         "all prompts": job.prompt_hash,
         "data": job.dataset.checksum,
     }
-    return Asked(job.title, sample, _shots_of(job, job.samples[place]), requests, hashes)
+    settings = job.settings if job.lane == "generate" else None
+    return Asked(job.title, sample, _shots_of(job, job.samples[place]), requests, hashes, settings)
 
 
 def _shots_of(job: Job, sample: PromptedSample) -> tuple[str, ...]:

@@ -152,15 +152,15 @@ def _tasks(options: argparse.Namespace) -> int:
         return 0
     if not options.check:
         return _check_tasks()
-    from bench.config import TaskSpec
     from bench.tasks.audit import audit
-    from bench.tasks.dataset import load_rows
+    from bench.tasks.checking import load_whole, render_forms
     from bench.tasks.task import load_task
 
     task = load_task(options.check)
-    dataset = load_rows(task, TaskSpec.model_validate({"task": options.check}))
+    dataset = load_whole(task)
     findings = audit(task, dataset)
     print(render_findings(task, dataset, findings, Screen.of()))
+    render_forms(task, dataset)
     return 1 if findings else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from bench.config import ModelSpec
 from bench.errors import DataMissingError, ModelInputError, SteelyardError
 from bench.models.files import locate
-from bench.runs.disk import write_atomically, write_json
+from bench.runs.disk import read_bytes, write_atomically, write_json
 from bench.telemetry.machine import describe_environment
 
 NUM_FEWSHOT = 5
@@ -82,17 +83,34 @@ def run_study(study: Callable[[argparse.Namespace], int], parser: argparse.Argum
 
 def publish(options: argparse.Namespace, study: str, result: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Print a result, and write it as JSON and Markdown: no path of this machine, no text of a question."""
-    name = _result_name(study, options)
+    made = provenance()
+    known = made["environment"]
+    about = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    lines = [*lines, "", f"Made {made['made_at']} with {about}.", ""]
+    print("\n".join(lines))
+    write_result(options, study, {**made, **result}, lines)
+
+
+def provenance() -> dict[str, Any]:
+    """When, and with what: keys `made_at` and `environment`."""
     environment = describe_environment()
     known = {key: environment[key] for key in _PUBLISHED}
-    made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    about = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
-    text = "\n".join([*lines, "", f"Made {made_at} with {about}.", ""])
+    return {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), "environment": known}
+
+
+def write_result(options: argparse.Namespace, study: str, result: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Write a result that says itself when and with what it was made, as JSON and Markdown."""
+    name = _result_name(study, options)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / f"{name}.json", {"made_at": made_at, "environment": known, **_asked(options), **result})
-    write_atomically(options.out / f"{name}.md", text.encode())
-    print(text)
+    write_json(options.out / f"{name}.json", {**_asked(options), **result})
+    write_atomically(options.out / f"{name}.md", "\n".join(lines).encode())
     print(f"written: {options.out / name}.json, .md", file=sys.stderr)
+
+
+def read_result(options: argparse.Namespace, study: str) -> dict[str, Any]:
+    """What was written before of the same study with the same arguments; empty where there is nothing."""
+    content = read_bytes(options.out / f"{_result_name(study, options)}.json")
+    return dict(json.loads(content)) if content else {}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -111,12 +129,15 @@ def describe(options: argparse.Namespace) -> str:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, as far as it can be published: of a folder its name only."""
+    """What was asked for, as far as it can be published."""
     keys = ("dtype", "subjects", "forms", "limit", "softmax_dtype")
     asked = {key: getattr(options, key) for key in keys if hasattr(options, key)}
-    if hasattr(options, "model"):
-        asked["model"] = Path(options.model).name if Path(options.model).is_dir() else options.model
-    return asked
+    return asked | ({"model": model_name(options)} if hasattr(options, "model") else {})
+
+
+def model_name(options: argparse.Namespace) -> str:
+    """The model as it can be published: of a folder its name only."""
+    return str(Path(options.model).name if Path(options.model).is_dir() else options.model)
 
 
 def _result_name(study: str, options: argparse.Namespace) -> str:

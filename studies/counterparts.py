@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's own tasks over the original files' rows, as it would get them from the hub.
+"""Which of lm-evaluation-harness's tasks ours are, and the original files' rows as it would get them from the hub.
 
 What was done to a data set when it was put there is written down here once more, in plain Python and apart from our
 tasks' expressions, so that neither can hide the other's mistake.
@@ -9,21 +9,16 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.config import TaskSpec
-from bench.errors import ScoringError
-from bench.tasks.dataset import load_rows
-from bench.tasks.prompts import build_prompts
-from bench.tasks.task import load_task
-
 Row = dict[str, Any]
+
+
+def _its_target(_: Row, target: str) -> Sequence[str]:
+    return [target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +30,16 @@ class Counterpart:
         rows: of a subject, given the folder that holds all data sets.
         shots: likewise, where its shots are not random ones.
         name: the subject as its files are called.
+        subjects: those that it has such a task for; none given: all.
+        golds: what written answers are held against, from a document and its target there.
     """
 
     yaml: str
     rows: Callable[[Path, str], list[Row]]
     shots: Callable[[Path, str], list[Row]] | None = None
     name: Callable[[str], str] = str
+    subjects: tuple[str, ...] = ()
+    golds: Callable[[Row, str], Sequence[str]] = _its_target
 
     def yaml_of(self, subject: str) -> str:
         """The file of a subject's task."""
@@ -148,6 +147,41 @@ def _belebele(folder: Path, subject: str) -> list[Row]:
     return found
 
 
+def _gsm8k_number(_: Row, target: str) -> Sequence[str]:
+    return [target.split("#### ")[1].replace(",", "")]
+
+
+def _mgsm(folder: Path, language: str) -> list[Row]:
+    lines = (folder / f"mgsm/mgsm_{language}.tsv").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    pairs = [line.split("\t") for line in lines]
+    return [{"question": q, "answer": None, "answer_number": int(a.replace(",", ""))} for q, a in pairs]
+
+
+def _bbh_examples(folder: Path, subject: str) -> list[Row]:
+    found: list[Row] = json.loads((folder / f"bbh/bbh/{subject}.json").read_text(encoding="utf-8"))["examples"]
+    return found
+
+
+def _flores(folder: Path, subject: str, split: str = "devtest") -> list[Row]:
+    codes = ("eng_Latn", subject)
+    texts = [(folder / f"flores200/{split}/{code}.{split}").read_text(encoding="utf-8") for code in codes]
+    pairs = zip(*[text.removesuffix("\n").split("\n") for text in texts], strict=True)
+    return [{f"sentence_{code}": text for code, text in zip(codes, pair, strict=True)} for pair in pairs]
+
+
+def _flores_shots(folder: Path, subject: str) -> list[Row]:
+    return _flores(folder, subject, "dev")
+
+
+def _squad(folder: Path, _: str) -> list[Row]:
+    (path,) = (folder / "squad").glob("squad*.jsonl")
+    return [{**row, "answers": {"text": row["answers"]}} for row in read_json_lines(path)]
+
+
+def _program(row: Row, target: str) -> Sequence[str]:
+    return [f"{row['prompt']}\n{target}"]  # with a completion of nothing
+
+
 COUNTERPARTS = {  # by task, and form if it is not the task's own
     "agieval": Counterpart("agieval/{}.yaml", _agieval),
     "arc_challenge": Counterpart(
@@ -179,74 +213,25 @@ COUNTERPARTS = {  # by task, and form if it is not the task's own
     "winogrande": Counterpart("winogrande/default.yaml", _json_lines("winogrande/dev.jsonl")),
     "wsc": Counterpart("super_glue/wsc/default.yaml", _mapped("superglue/WSC/val.jsonl", _wsc_fixed)),
     "xcopa": Counterpart("xcopa/default_{0}.yaml", _json_lines("xcopa/data/{0}/test.{0}.jsonl")),
+    "bbh_cot": Counterpart("bbh/cot_fewshot/{}.yaml", _bbh_examples),
+    "flores_from_english": Counterpart(
+        "spanish_bench/flores_es/flores_en-es.yaml", _flores, _flores_shots, subjects=("spa_Latn",)
+    ),
+    "flores_to_english": Counterpart(
+        "spanish_bench/flores_es/flores_es-en.yaml", _flores, _flores_shots, subjects=("spa_Latn",)
+    ),
+    "gsm8k": Counterpart(
+        "gsm8k/gsm8k.yaml", _json_lines("gsm8k/test.jsonl"), _json_lines("gsm8k/train.jsonl"), golds=_gsm8k_number
+    ),
+    "gsm8k cot_zeroshot": Counterpart(
+        "gsm8k/gsm8k-cot-zeroshot.yaml", _json_lines("gsm8k/test.jsonl"), golds=_gsm8k_number
+    ),
+    "humaneval": Counterpart("humaneval/humaneval.yaml", _json_lines("humaneval/HumanEval.jsonl"), golds=_program),
+    "mgsm": Counterpart("mgsm/native_cot/mgsm_native_cot_{}.yaml", _mgsm),
+    "mgsm direct": Counterpart("mgsm/direct/mgsm_direct_{}.yaml", _mgsm),
+    "mmlu written": Counterpart(
+        "mmlu/generative/mmlu_{}.yaml", _mmlu, lambda folder, subject: _mmlu(folder, subject, "dev")
+    ),
+    "mmlu cot": Counterpart("mmlu/flan_cot_zeroshot/mmlu_{}.yaml", _mmlu, golds=lambda _, target: [target.strip("()")]),
+    "squad": Counterpart("squadv2/squadv2.yaml", _squad, golds=lambda row, _: row["answers"]["text"]),
 }
-
-
-def lm_eval_task(yaml: str, rows: list[Row], shots: list[Row] | None, **changes: Any) -> Any:
-    """lm-evaluation-harness's own task, from its own file with `changes`, over our rows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import datasets
-        import lm_eval.tasks
-        from lm_eval.api.task import ConfigurableTask
-        from lm_eval.tasks._yaml_loader import load_yaml
-
-        config = {**load_yaml(Path(lm_eval.tasks.__file__).parent / yaml), **changes}
-        table = datasets.Dataset.from_list(rows)
-        keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-        splits = {config[key]: table for key in keys if config.get(key)}
-        if shots is not None:
-            splits[config["fewshot_split"]] = datasets.Dataset.from_list(shots)
-        config.update(dataset_path=None, dataset_name=None, custom_dataset=lambda **_: splits)
-        config.setdefault("task", Path(yaml).stem)
-        logging.disable(logging.WARNING)
-        try:
-            return ConfigurableTask(config=config)
-        finally:
-            logging.disable(logging.NOTSET)
-
-
-def requests_of(task: Any, document: Row, num_fewshot: int) -> tuple[list[tuple[str, str]], list[int]]:
-    """What lm-evaluation-harness asks of a document: contexts and continuations, and the right choices."""
-    context = task.fewshot_context(document, num_fewshot)
-    made = task.construct_requests(document, context, metadata=(None, 0, 1))
-    requests = [one.args for one in (made if isinstance(made, list) else [made])]
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return requests, []
-    gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    if isinstance(gold, str):
-        gold = task.doc_to_choice(document).index(gold)
-    return requests, gold if isinstance(gold, list) else [gold]
-
-
-def compare_prompts(folder: Path, name: str, num_samples: int, *, has_shots: bool = True) -> Iterator[tuple[str, bool]]:
-    """Hold a task's prompts and golds against lm-evaluation-harness's: pairs of a sample's id and whether all is equal.
-
-    Args:
-        folder: holds all data sets.
-        name: key of `COUNTERPARTS`.
-        num_samples: of all subjects together, about; the first of each.
-        has_shots: as many shots as the task has; else none.
-    """
-    task_name, _, form = name.partition(" ")
-    task, counterpart = load_task(task_name), COUNTERPARTS[name]
-    num_fewshot = task.num_fewshot if has_shots else 0
-    dataset = load_rows(task, TaskSpec.model_validate({"task": task_name, "num_fewshot": num_fewshot}))
-    prompted = build_prompts(task, form or task.scoring, dataset, num_fewshot)
-    has_subjects = "{" in counterpart.yaml
-    groups = [
-        (key, list(own)) for key, own in groupby(prompted, lambda one: one.sample.subject if has_subjects else "")
-    ]
-    for subject, own in groups:
-        rows = counterpart.rows(folder, subject)
-        if len(own) != len(rows):
-            raise ScoringError(f"{name} {subject}: {len(own)} samples, but {len(rows)} rows")
-        shots = counterpart.shots(folder, subject) if counterpart.shots and num_fewshot else None
-        num = min(len(rows), -(-num_samples // len(groups)))
-        theirs = lm_eval_task(counterpart.yaml_of(subject), rows[:num], shots)
-        for document, item in zip(theirs.eval_docs, own[:num], strict=True):
-            requests, golds = requests_of(theirs, document, num_fewshot)
-            is_equal = [(one.prompt.text, one.continuation) for one in item.requests] == requests
-            if task_name != "truthfulqa_mc2":  # whose golds lm-evaluation-harness reads elsewhere
-                is_equal = is_equal and list(item.sample.golds) == golds
-            yield item.sample.id, is_equal

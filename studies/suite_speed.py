@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 from common import arguments, model_folder, num_threads, positive_int, publish, run_study, table, verdict
-from counterparts import COUNTERPARTS, Row, allen_row, lm_eval_task, read_json_lines
+from counterparts import COUNTERPARTS, Row, allen_row, read_json_lines
+from lm_eval_prompts import lm_eval_task
 
 from bench.errors import DataMissingError
 from bench.plan import load_plan

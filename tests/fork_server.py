@@ -2,9 +2,9 @@
 
 One JSON object a line. `{"argv": […], "output": PATH}` starts a command and answers its process id; with
 `environment` it gets those variables, too; with `file_limit` it may write no file beyond that many bytes; with `scored`
-it notes there, one line a pack, which samples it puts into the journal, before it does; with `broken_rank` that rank
-fails after some packs. `{"wait": PID}` answers a command's exit code. Where a command starts processes, they are forks,
-too.
+it notes there, one line a pack, which samples it puts into the journal, before it does; with `dies_after` the system
+ends it, as unasked as SIGKILL would, so many seconds after its second note; with `broken_rank` that rank fails after
+some packs. `{"wait": PID}` answers a command's exit code. Where a command starts processes, they are forks, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def run(request: dict[str, Any]) -> int:
     if "file_limit" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
     if "scored" in request:
-        note_scored(Path(request["scored"]))
+        note_scored(Path(request["scored"]), request.get("dies_after"))
     if "broken_rank" in request:
         break_rank(request["broken_rank"])
     bench.launch.START_METHOD = "fork"
@@ -52,13 +53,18 @@ def run(request: dict[str, Any]) -> int:
     return code
 
 
-def note_scored(path: Path) -> None:
+def note_scored(path: Path, dies_after: float | None) -> None:
     append = RunShare.append
+    num_noted = 0
 
     def noting(self: RunShare, scores: Sequence[Score]) -> None:
+        nonlocal num_noted
         if scores:
             with path.open("a") as file:
                 file.write(json.dumps([score.id for score in scores]) + "\n")
+            num_noted += 1
+            if num_noted == 2 and dies_after is not None:
+                signal.setitimer(signal.ITIMER_REAL, dies_after)  # nobody handles SIGALRM: it ends the process
             time.sleep(0.005)  # so that a run lasts until it is killed, however fast the machine
         append(self, scores)
 
@@ -94,6 +100,7 @@ def main() -> None:
             finally:
                 os._exit(code)
         print(pid, flush=True)
+    os._exit(0)  # taking down all that was imported takes seconds on a busy machine
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def write_originals(folder: Path) -> None:
     _write_exams(folder)
     _write_bbh(folder)
     _write_languages(folder)
+    _write_written(folder)
 
 
 def _write(path: Path, text: str) -> None:
@@ -119,27 +120,46 @@ def _write_exams(folder: Path) -> None:
 
 
 def _write_bbh(folder: Path) -> None:
-    """The shots of a subject are lm-evaluation-harness's own, from its file: the paper's, less their reasoning."""
+    """The shots of a subject are lm-evaluation-harness's own, from its file: the paper's."""
     import lm_eval.tasks
     import yaml
 
-    for subject in ("navigate", "object_counting", "snarks", "hyperbaton"):
+    for subject in ("navigate", "object_counting", "snarks", "hyperbaton", "word_sorting"):
+        own = Path(lm_eval.tasks.__file__).parent / "bbh/cot_fewshot" / f"{subject}.yaml"
+        theirs = yaml.safe_load(own.read_text(encoding="utf-8"))
+        reasoned = "\nA: Let's think step by step.\n"
+        shots = [one["input"] + reasoned + one["target"] for one in theirs["fewshot_config"]["samples"]]
+        head = "No training on this.\n-----\n" + theirs["description"].rstrip()
+        _write(folder / f"bbh/cot-prompts/{subject}.txt", "\n\nQ: ".join([head, *shots]) + "\n")
         path = Path(lm_eval.tasks.__file__).parent / f"leaderboard/bbh_mc/{subject}.yaml"
-        theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-        reasoned = "\nA: Let's think step by step.\nSo it is. So the answer is "
-        shots = [one["input"] + reasoned + one["target"] + "." for one in theirs["fewshot_config"]["samples"]]
-        _write(
-            folder / f"bbh/cot-prompts/{subject}.txt",
-            "\n\nQ: ".join(["No training on this.\n-----\n" + theirs["description"], *shots]) + "\n",
-        )
-        choices = theirs["doc_to_choice"]
+        has_options = path.exists()
+        choices = yaml.safe_load(path.read_text(encoding="utf-8"))["doc_to_choice"] if has_options else ["a b", "b"]
         examples = [{"input": f"{TRICKY}{n}\nOptions:", "target": choices[-n]} for n in (1, 2)]
         _write(folder / f"bbh/bbh/{subject}.json", json.dumps({"canary": "c", "examples": examples}))
-    _write(folder / "bbh/bbh/word_sorting.json", json.dumps({"examples": [{"input": "b a", "target": "a b"}]}))
-    _write(
-        folder / "bbh/cot-prompts/word_sorting.txt",
-        "No.\n-----\nSort.\n\nQ: b\nA: Let us go step by step. So the answer is b.",
-    )
+
+
+def _write_written(folder: Path) -> None:
+    """Questions that are answered in writing."""
+    sums = [{"question": f" What is {n} and 999? ", "answer": f"It is {n + 999}.\n#### {n + 999:,}"} for n in range(9)]
+    _write_rows(folder / "gsm8k/test.jsonl", sums[:3])
+    _write_rows(folder / "gsm8k/train.jsonl", sums[3:])
+    for language in ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh"):
+        _write(folder / f"mgsm/mgsm_{language}.tsv", 'Eins "und" 1?\t1,002\nZwei?\t3\n')
+    for split in ("dev", "devtest"):
+        for code in ("eng_Latn", "deu_Latn", "spa_Latn", "xxx_Latn"):
+            _write(folder / f"flores200/{split}/{code}.{split}", "".join(f"{code} {split} {n}.\n" for n in range(7)))
+    squad = {"title": "A_B", "context": f"C {TRICKY}", "question": "E?", "answers": ["C", "the d"]}
+    _write_rows(folder / "squad/squad.jsonl", [{**squad, "id": "1"}, {**squad, "id": "2", "answers": ["C"]}])
+    summed = {"paper_id": "p", "source": ["One. ", "Two.\n"], "target": ["Both.", "1, 2."]}
+    _write_rows(folder / "scitldr/SciTLDR-A/test.jsonl", [summed])
+    program = {
+        "prompt": 'def f(x):\n    """Add {{ 1 }}."""\n',
+        "entry_point": "f",
+        "canonical_solution": "    return 1\n",
+    }
+    tests = "def check(candidate):\n    assert candidate(1) == 1\n"
+    rows = [{**program, "task_id": f"own/{number}", "test": tests} for number in range(2)]
+    _write_rows(folder / "humaneval/HumanEval.jsonl", rows)
 
 
 def _write_languages(folder: Path) -> None:

@@ -8,9 +8,13 @@ from typing import Any
 from bench.metrics import summarise
 from bench.records import Completion, Score
 from bench.report.results import build_report
+from bench.report.served import judged
 from bench.report.sheet import Report, Table
 from bench.report.speed import SpeedRun
 from bench.runs.reading import Run
+from bench.speed.figures import Taken, describe_load
+from bench.speed.load import Load
+from bench.speed.spec import Objective
 
 EVIL = '<script>alert("x")</script> $x_1$ | \\input{evil} 100% <img src=x onerror=alert(1)> 云'
 
@@ -61,22 +65,28 @@ def decode_point(batch_size: int, tpot_s: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def served_point(concurrency: int, **more: Any) -> dict[str, Any]:
-    """A point that was measured of a server."""
-    step = dict.fromkeys(("p50", "p90", "p99"), 0.02)
-    return {
-        "key": f"served c{concurrency}",
-        "phase": "served",
-        "load": {"concurrency": concurrency},
-        "ttft_s": step,
-        "tpot_s": step,
-        "tokens_per_s": 40.0 * concurrency,
-        "requests_per_s": 2.5,
-        "goodput": {"requests_per_s": 1.5},
-        "tokens": {"prompt": 3000, "completion": 1000},
-        "requests": [],
-        **more,
+def served_point(number: float, *, is_rate: bool = False, cost_usd: float | None = None) -> dict[str, Any]:
+    """A point of a server, within a second: of each request 40 tokens, the first after 0.22 s, then one every 20 ms."""
+    load = Load(None if is_rate else int(number), number if is_rate else None, 300, 40)
+    pieces = tuple(round(0.22 + 0.02 * place, 6) for place in range(40))
+    taken = Taken(0.0, 0.0, pieces, 1.0, num_prompt_tokens=300, num_completion_tokens=40, cost_usd=cost_usd)
+    return {**describe_load(load, [taken] * int(number), Objective()), "cost_usd": cost_usd, "lag_s": None}
+
+
+def make_served_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun:
+    """A finished speed run of a server."""
+    whole: dict[str, Any] = {
+        "model": {
+            "name": name,
+            "source": name,
+            "kind": "api",
+            "provider": "vLLM",
+            "base_url": "http://x",
+            "price": None,
+        },
+        "config": {"speed": {"served": {"objective": {"ttft_s": 0.5}, "warm_up_requests": 4}}},
     }
+    return make_speed_run(name, *judged(whole, points), **{**whole, **info})
 
 
 def make_speed_run(name: str, *points: dict[str, Any], **info: Any) -> SpeedRun:

@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 TESTS = Path(__file__).parent
+PATIENCE_S = 600.0
+"""Until a test gives up waiting for something: against hanging, and no threshold, however busy the machine is."""
 SMALL = {"task": "pocket", "scoring": "cloze", "num_fewshot": 0, "limit": 12}
 """12 questions: a few packs of at most 512 tokens."""
 

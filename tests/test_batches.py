@@ -15,7 +15,7 @@ import pytest
 from api_runs import PRICE, answer, files_with, write_plan
 from api_server import KEY, Said
 from batch_server import BatchApiServer
-from runs import Bench, Forks, only_run, read_info, read_lines
+from runs import PATIENCE_S, Bench, Forks, only_run, read_info, read_lines
 
 from bench.api import batched
 from bench.api.batches.contract import BatchRequest
@@ -346,7 +346,7 @@ def test_killed_anywhere_nothing_is_paid_twice(server: BatchApiServer, forks: Fo
         return forks.start("run", plan, output=output, scored=str(scored), environment={"OPENAI_API_KEY": KEY})
 
     def killed(pid: int, when: Callable[[], bool]) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while not when():
             assert time.monotonic() < until, output.read_text()
             time.sleep(0.002)

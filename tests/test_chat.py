@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counterparts import lm_eval_task
+from lm_eval_prompts import lm_eval_task
 from runs import Bench, read_info, read_lines
 
 from bench.config import EngineSpec, ModelSpec, TaskSpec

@@ -56,7 +56,11 @@ def test_a_plan_is_resolved_when_it_is_loaded(write: Write) -> None:
 
 
 def test_costs_are_what_the_plan_says_and_nothing_by_default(write: Write) -> None:
-    assert set(load_plan(write()).costs.model_dump().values()) == {None}
+    assert load_plan(write()).costs.model_dump() == {
+        "machine_usd_per_hour": None,
+        "energy_usd_per_kwh": None,
+        "utilisation": 1.0,
+    }
     assert load_plan(write(), ["costs.machine_usd_per_hour=2"]).costs.machine_usd_per_hour == 2
     assert "costs.machine_usd_per_hour" in mistake(write(), "costs.machine_usd_per_hour=-1")
     assert "did you mean 'machine_usd_per_hour'" in mistake(write(), "costs.machine_usd_per_hou=1")

@@ -185,7 +185,7 @@ def test_the_checksum_changes_with_each_thing_that_matters_and_with_nothing_else
         ("Is water wet?", "  ", "own.csv: row 1: column 'text': is empty"),
         ("k1,test,sea", "k1,test,", "own.csv: row 1: column 'topic': is empty"),
         ("wet?,yes,no,A", "wet?,yes,A", "own.csv: row 1: has 6 cells, the header 7"),
-        ('sweet? "', 'sweet? "x', "own.csv: cannot be read: ',' expected after"),
+        ('sweet? "', 'sweet? "x', "own.csv: line 5: cannot be read: ',' expected after"),
         ("text,a", "tekst,a", "own.csv: row 1: no column 'text'; did you mean 'tekst'?"),
         ("key,split,", "key,splitt,", "own.csv: `where` needs a column 'split'; did you mean 'splitt'?"),
         ("key,split,topic", "key,split,split", "own.csv: the header names a column twice"),

@@ -103,8 +103,13 @@ def test_a_point_costs_its_time_and_its_energy() -> None:
 
 
 def test_a_served_point_costs_what_was_charged_or_what_a_server_of_ones_own_costs() -> None:
-    charged = served_point(4, requests=[{"cost_usd": 0.01}, {"cost_usd": 0.03}, {"cost_usd": None}])
-    assert point_usd_per_million({}, charged, None).value == pytest.approx(0.04 / 4000 * 1e6)
+    charged = point_usd_per_million({}, served_point(4, cost_usd=0.01), None)
+    assert charged.value == pytest.approx(0.01 / 340 * 1e6)  # of 300 tokens read and 40 written
     own = point_usd_per_million({}, served_point(25), CostSpec(machine_usd_per_hour=3.6, utilisation=0.5))
-    assert own.value == pytest.approx(2.0)
-    assert point_usd_per_million({}, served_point(4, tokens_per_s=None), CostSpec(machine_usd_per_hour=1)).value is None
+    assert own.value == pytest.approx(2.0)  # 1,000 tokens a second, of an hour at 7.20
+    free = point_usd_per_million({}, served_point(4, cost_usd=0.0), None)
+    assert "no prices" in str(free.reason)  # that a server charges nothing is not what it costs
+    uncounted = {**served_point(4, cost_usd=0.01), "tokens": {"prompt": None, "completion": None}}
+    assert point_usd_per_million({}, uncounted, None).value is None
+    silent = {**served_point(4), "tokens_per_s": None}
+    assert point_usd_per_million({}, silent, CostSpec(machine_usd_per_hour=1)).value is None

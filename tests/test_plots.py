@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from report_runs import EVIL, decode_point, make_run, make_speed_run, served_point
+from report_runs import EVIL, decode_point, make_run, make_served_run, make_speed_run, served_point
 
 from bench.report.drawing.canvas import panels, style
 from bench.report.drawing.fronts import pareto_front
@@ -43,7 +43,7 @@ def test_plots_are_pictures_without_text_or_script(tmp_path: Path) -> None:
 def test_throughput_joins_the_points_of_one_model_that_differ_in_how_many_sequences_are_under_way() -> None:
     speeds = [
         make_speed_run("a", *(decode_point(size, 0.01 + size / 1000) for size in (1, 2, 4))),
-        make_speed_run("b", *(served_point(size) for size in (1, 8))),
+        make_served_run("b", *(served_point(size) for size in (1, 8))),
         make_speed_run("c", decode_point(1, 0.01)),  # a single point shows nothing of how it goes on
     ]
     report = build_report([], speeds=speeds)
@@ -51,14 +51,14 @@ def test_throughput_joins_the_points_of_one_model_that_differ_in_how_many_sequen
         ("a fp32, context 512", "1", 1 / 0.011),
         ("a fp32, context 512", "2", 2 / 0.012),
         ("a fp32, context 512", "4", 4 / 0.014),
-        ("b fp32, served", "1", 40.0),
+        ("b, served", "1", 40.0),
     ]
     (plot,) = plan_plots(report)
     with style(LIGHT):
         (ax,) = plot.draw(LIGHT).axes
     drawn = {str(line.get_label()): list(line.get_xdata()) for line in ax.get_lines()}
     assert drawn["a fp32, context 512"] == [11.0, 12.0, 14.0]
-    assert set(drawn) == {"Pareto front", "a fp32, context 512", "b fp32, served"}
+    assert set(drawn) == {"Pareto front", "a fp32, context 512", "b, served"}
     only_one = build_report([], speeds=speeds[2:])
     assert plan_plots(only_one) == []
 

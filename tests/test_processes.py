@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Bench, Forks, assert_same_run, only_run, read_info, run_folders, write_plan
+from runs import PATIENCE_S, Bench, Forks, assert_same_run, only_run, read_info, run_folders, write_plan
 from tiny_kinds import bert_tokenizer, t5_tokenizer, tiny, write_folder
 
 from bench.runs.reading import read_run
@@ -48,7 +48,7 @@ class Command:
         return self.scored.read_bytes().count(b"\n") if self.scored.exists() else 0
 
     def wait_for(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not is_so():
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.003)

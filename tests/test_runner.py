@@ -14,7 +14,19 @@ import pytest
 import yaml
 from fake_nvml import UUID, FakeNvml, Gpu
 from huggingface_hub.errors import LocalEntryNotFoundError
-from runs import SMALL, Bench, Forks, on_pack, only_run, raising, read_info, read_lines, run_folders, write_plan
+from runs import (
+    PATIENCE_S,
+    SMALL,
+    Bench,
+    Forks,
+    on_pack,
+    only_run,
+    raising,
+    read_info,
+    read_lines,
+    run_folders,
+    write_plan,
+)
 
 from bench.errors import ModelLoadError
 from bench.plan import load_plan
@@ -288,7 +300,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(
     num_threads = threading.active_count()
     found = cli("run", write_plan(tmp_path, tasks=[SMALL, {**SMALL, "scoring": "letter"}]))
     assert (found.code, found.out, calls) == (1, "", ["fake"])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while threading.active_count() > num_threads:  # what planned ahead does not wait for ever
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -333,3 +333,14 @@ def test_batches_have_no_speed(cli: Bench, tmp_path: Path, server: ApiServer) ->
     done = cli("speed", write_served_plan(tmp_path, server, api={"batch": True}))
     assert done.code == 2
     assert "api.batch: batches are not streamed" in done.complaint
+
+
+def test_a_report_shows_the_loads(cli: Bench, tmp_path: Path, server: ApiServer) -> None:
+    cli("speed", write_served_plan(tmp_path, server))
+    shown = cli("report", tmp_path / "results")
+    assert shown.code == 0
+    rows = [line.split("|") for line in shown.out.splitlines() if "| served |" in line]
+    assert [row[3].strip() for row in rows] == ["concurrency 1", "concurrency 3", "50 requests/s"]
+    assert all("–" not in cell for row in rows for cell in row)
+    # a thousandth of a dollar a token, read or written, is what a million costs a thousand for
+    assert all("| 1e+03 |" in "|".join(row) or "1e+03" in row[-2] for row in rows)

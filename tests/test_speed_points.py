@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from report_runs import EVIL, cell, decode_point, make_run, make_speed_run, served_point
+from report_runs import EVIL, cell, decode_point, make_run, make_served_run, make_speed_run, served_point
 
 from bench.report.beside import speed_beside
 from bench.report.data import render_csv, render_json
@@ -48,28 +48,45 @@ def test_a_row_holds_what_the_point_holds() -> None:
 
 
 def test_points_of_a_server_stand_in_a_table_of_their_own_with_the_figures_they_have() -> None:
-    point = served_point(8, not_measured={"tpot_s": "the server counts no tokens"}, tpot_s=None)
-    report = build_report([], speeds=[make_speed_run("lab/m", *POINTS), make_speed_run("vllm:m", point)])
+    points = (served_point(8), served_point(2, is_rate=True))
+    report = build_report([], speeds=[make_speed_run("lab/m", *POINTS), make_served_run("vllm:m", *points)])
     assert [section.results.title for section in report.speed] == ["Speed · reading and writing", "Speed · served"]
     table = report.speed[1].results
-    expected = {"setting": "concurrency 8", "requests_per_s": "2.5", "goodput_per_s": "1.5", "ttft_p50_s": "20"}
+    expected = {
+        "setting": "concurrency 8",
+        "concurrency": "8",
+        "requests_per_s": "8",
+        "goodput_per_s": "8",
+        "tokens_per_s": "320",
+        "ttft_p50_s": "220",
+        "tpot_p50_s": "20",
+    }
     assert {key: cell(table, key).text for key in expected} == expected
-    assert (cell(table, "tpot_p50_s").value, cell(table, "share").value) == (None, None)
-    assert "the server counts no tokens" in str(cell(table, "tpot_p50_s").reason)
-    rate = build_report([], speeds=[make_speed_run("m", served_point(1, load={"request_rate_per_s": 2.0}))])
-    assert cell(rate.speed[0].results, "setting").text == "2 requests/s"
+    assert [cell(table, key, 1).text for key in ("setting", "tokens_per_s")] == ["2 requests/s", "80"]
+    assert cell(table, "share").value is None
+    assert any("goodput's objective: TTFT 0.5 s" in note for note in report.footnotes)
+    assert any("vLLM at http://x" in note for note in report.footnotes)
+
+
+def test_what_a_point_says_it_could_not_measure_is_told() -> None:
+    point = {**served_point(1), "tpot_s": None, "not_measured": {"tpot_s": "one piece only"}}
+    (section,) = build_report([], speeds=[make_served_run("m", point)]).speed
+    assert cell(section.results, "tpot_p50_s").value is None
+    assert "one piece only" in str(cell(section.results, "tpot_p50_s").reason)
 
 
 def test_a_phase_that_is_not_known_shows_the_figures_it_shares() -> None:
     point = {"key": "later 1", "phase": "later", "tokens_per_s": 5.0}
-    (section,) = build_report([], speeds=[make_speed_run("m", point)]).speed
+    known = {"is_tight": True, "share": 0.1, "matmul_flops_per_s": None, "memory_bytes_per_s": None}
+    energy = {"energy": {"total_j": 1.0, "per_token_j": None}}
+    (section,) = build_report([], speeds=[make_speed_run("m", {**known, **energy, **point})]).speed
     assert section.results.title == "Speed · later"
     assert [cell(section.results, key).text for key in ("setting", "tokens_per_s", "mfu")] == ["later 1", "5", "–"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_shows_speed_with_runs_and_alone(name: str) -> None:
-    speeds = [make_speed_run(EVIL, *POINTS, served_point(3))]
+    speeds = [make_speed_run(EVIL, *POINTS), make_served_run(EVIL, served_point(3))]
     for runs in ([], [make_run(EVIL)]):
         text = render_report(build_report(runs, speeds=speeds), name)
         assert "concurrency 3" in text
@@ -135,3 +152,13 @@ def test_a_screen_shows_speed_beside_scores(width: int) -> None:
         row = next(line for line in text.splitlines() if line.startswith("  a ¹"))
         assert row.split()[-2:] == ["320", "12.5"]
     assert "decode/s" not in render_runs([make_run("a")], Screen(160))
+
+
+def test_what_a_server_writes_stands_beside_the_scores_of_what_it_serves() -> None:
+    run = make_run("vllm:m", lane="generate")
+    run.info["model"] = {"name": "vllm:m", "source": "vllm:m", "kind": "api"}
+    speed = make_served_run("vllm:m", served_point(2), served_point(8))
+    found = speed_beside(run, [speed])
+    assert found is not None
+    assert found.prefill is None
+    assert found.note == "speed: served at concurrency 8 (vllm:m.speed, on vLLM at http://x)"

@@ -130,6 +130,14 @@ def test_what_it_cannot_mean_is_refused_in_one_line(cli: Bench, tmp_path: Path) 
         "--limit goes with --scoring: nothing else that bench speed measures has samples",
     )
     assert cli("speed", plan, "--scoring", "--limit", 0).code == 2
+    api = cli("speed", plan, "--scoring", "--set", "models=[{source: openai:gpt-4o}]")
+    assert (api.code, "--scoring measures models on this machine only" in api.complaint) == (2, True)
+    written = cli("speed", plan, "--scoring", "--set", "tasks=[{task: pocket, scoring: written}]")
+    assert (written.code, written.complaint) == (
+        2,
+        "bench speed --scoring: no task of the plan is scored by likelihoods",
+    )
+    assert "left out pocket written 5-shot, which is answered in writing" in written.err
     assert not (tmp_path / "results").exists()
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from counterparts import COUNTERPARTS, compare_prompts
+from counterparts import COUNTERPARTS
+from lm_eval_prompts import Asked, compare_prompts, describe_settings, form_of, write_stand_in_shots
 from original_rows import write_originals
 
 from bench.config import TaskSpec
+from bench.records import PromptedSample
 from bench.tasks.dataset import load_rows
 from bench.tasks.prompts import build_prompts
 from bench.tasks.task import load_task
@@ -37,23 +40,80 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def template(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    said = "".join(f"<{turn['role']}>{turn['content']}" for turn in turns)
+    return said + "<assistant>" * add_generation_prompt
+
+
 @pytest.mark.parametrize("name", COUNTERPARTS)
 def test_prompts_over_made_up_rows(originals: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to(monkeypatch, originals)
-    found = dict(compare_prompts(originals, name, NUM_SAMPLES))
-    assert len(found) >= 2
-    assert not [sample_id for sample_id, is_equal in found.items() if not is_equal]
+    found = list(compare_prompts(originals, name, NUM_SAMPLES, template=template))
+    assert len({one.id for one in found}) == len(found) >= 2
+    assert [one for one in found if not one.is_equal] == []
+    is_written = form_of(name).lane == "generate"
+    assert {(one.asked is not None, one.has_equal_turns) for one in found} == {(is_written, is_written or None)}
 
 
 @pytest.mark.parametrize("name", COUNTERPARTS)
-def test_prompts_over_the_real_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not (data := os.environ.get("STEELYARD_DATA")):
+def test_prompts_over_the_real_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not (folder := os.environ.get("STEELYARD_DATA")):
         pytest.skip("needs the original files: set STEELYARD_DATA to the folder that holds them")
-    point_to(monkeypatch, Path(data))
-    has_shots = name != "mmlu_pro" or any(Path(data).glob("mmlu_pro/validation*"))
-    found = dict(compare_prompts(Path(data), name, NUM_SAMPLES, has_shots=has_shots))
+    data = Path(folder)
+    if name == "mmlu_pro" and not any(data.glob("mmlu_pro/validation*")):
+        write_stand_in_shots(data, tmp_path)
+        data = tmp_path
+    point_to(monkeypatch, data)
+    found = list(compare_prompts(data, name, NUM_SAMPLES, template=template))
     assert len(found) >= NUM_SAMPLES
-    assert not [sample_id for sample_id, is_equal in found.items() if not is_equal]
+    assert [one for one in found if not one.is_equal] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"prompt": "x"}, (False, True, False)),
+        ({"golds": "x"}, (True, False, True)),
+        ({"turns": (("Question: x\nAnswer:", "y"),)}, (True, True, False)),
+    ],
+)
+def test_what_is_not_equal_is_seen(
+    originals: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], what: tuple[bool, bool, bool]
+) -> None:
+    point_to(monkeypatch, originals)
+
+    def changed(*args: Any) -> list[PromptedSample]:
+        return [change(item) for item in build_prompts(*args)]
+
+    def change(item: PromptedSample) -> PromptedSample:
+        prompt = item.prompt
+        if "prompt" in changes:
+            prompt = replace(prompt, question=prompt.question + " ")
+        if "turns" in changes:
+            prompt = replace(prompt, turns=changes["turns"])
+        sample = replace(item.sample, references=("0",)) if "golds" in changes else item.sample
+        return replace(item, sample=sample, requests=(replace(item.requests[0], prompt=prompt),))
+
+    monkeypatch.setattr("lm_eval_prompts.build_prompts", changed)
+    for one in compare_prompts(originals, "gsm8k", 2, template=template):
+        assert (one.has_equal_prompts, one.has_equal_golds, one.has_equal_turns) == what
+        assert not one.is_equal
+
+
+def test_settings_that_differ_are_said() -> None:
+    form = form_of("gsm8k")
+    assert form.generate
+    own = Asked(form.generate.stop, form.generate.max_tokens, is_sampled=False)
+    assert describe_settings(form, [own]) == "equal"
+    assert describe_settings(form, [replace(own, stop=("Question:", "Q"))]) == (
+        "stops also at `'</s>'`, `'<|im_end|>'` and not at `'Q'`"
+    )
+    assert describe_settings(form, [replace(own, stop=form.generate.stop[:2]), replace(own, stop=own.stop[2:])]) == (
+        "stops at those of all subjects, there at its own"
+    )
+    assert describe_settings(form, [replace(own, max_tokens=None, is_sampled=True)]) == (
+        "at most 512 tokens, there its model's own limit; sampled on one side only"
+    )
 
 
 ON_HUB = [name for name in COUNTERPARTS if " " not in name and any(source.hub for source in load_task(name).sources)]

@@ -60,10 +60,11 @@ def test_a_section_of_one_run_has_nothing_to_say(runs: list[Run]) -> None:
 
 
 def test_rows_that_are_not_at_hand_are_a_remark_and_nothing_is_fetched(
-    runs: list[Run], tmp_path: Path, cli: Bench
+    runs: list[Run], tmp_path: Path, cli: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in tmp_path.glob("*.csv"):
         file.unlink()
+    monkeypatch.setattr("bench.report.ties.read_run", lambda _: pytest.fail("no score need be read to tell"))
     report = build_report(runs)
     assert "tied" in report.left_out
     assert any("tied: not tested, task quiz: rows not at hand" in text for text in report.remarks)
@@ -84,9 +85,8 @@ def test_rows_that_changed_are_told_where_another_section_has_ties(runs: list[Ru
 
 def test_tasks_of_lm_eval_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.report.ties.compare_blocks", lambda blocks: [] if not blocks else pytest.fail("loaded"))
-    block = [make_run(name) for name in "ab"]
-    for run in block:
-        run.info["task"]["scoring"] = "lm_eval"
+    task = {"task": "lm_eval:hellaswag", "scoring": "lm_eval"}
+    block = [make_run(name, config={"models": [{"source": "fake"}], "tasks": [task]}) for name in "ab"]
     ((first, _),) = tied_cells([block])
     assert "bench compare does" in str(first.reason)
 

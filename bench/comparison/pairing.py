@@ -55,7 +55,7 @@ class SharedQuestions:
         loaded: dict[TaskSpec, Dataset] = {}
         contents = []
         for run in runs:
-            spec = _spec(run)
+            spec = task_spec(run)
             if spec not in loaded:
                 loaded[spec] = _load(spec)
             if loaded[spec].checksum != _look_up(run, "task.data.sha256"):
@@ -66,7 +66,7 @@ class SharedQuestions:
         self.ids = [one for one in everywhere if len({content[one] for content in contents}) == 1]
         self.num_differing = len(everywhere) - len(self.ids)
         self.num_left_out = len(set().union(*contents)) - len(everywhere)
-        first = _spec(runs[0])
+        first = task_spec(runs[0])
         self._name = first.task
         self._cluster = None if first.lm_eval_name is not None else load_task(first.task).cluster
         self._samples = {sample.id: sample for sample in loaded[first].samples}
@@ -117,7 +117,12 @@ def _load(spec: TaskSpec) -> Dataset:
     return load_rows(load_task(spec.task), spec) if spec.lm_eval_name is None else prepare_job(spec).dataset
 
 
-def _spec(run: Run) -> TaskSpec:
+def task_spec(run: Run) -> TaskSpec:
+    """The task of a run as its plan had it.
+
+    Raises:
+        RunFolderError: run.json does not say.
+    """
     config = run.info.get("config")
     if not isinstance(config, Mapping):
         raise RunFolderError(f"{run.path / RUN_FILE} lacks config, which says what its task's rows are")

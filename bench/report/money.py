@@ -89,9 +89,11 @@ def point_usd_per_million(info: Mapping[str, Any], point: Mapping[str, Any], oth
         point: the point's record.
         otherwise: the prices for runs whose own plan has none.
     """
-    if charged := [one["cost_usd"] for one in point.get("requests") or () if one.get("cost_usd")]:
-        tokens = point["tokens"]
-        return _for_each(Amount(sum(charged)), (tokens["prompt"] or 0) + (tokens["completion"] or 0), MILLION, None)
+    answered = [one for one in point.get("requests") or () if one.get("failure") is None]
+    if charged := [one["cost_usd"] for one in answered if one.get("cost_usd")]:
+        counts = (point["tokens"]["prompt"], point["tokens"]["completion"])
+        num = None if None in counts or len(charged) < len(answered) else sum(counts)
+        return _for_each(Amount(sum(charged)), num, MILLION, "cost of tokens: not all were counted and charged for")
     per_s, energy = point.get("tokens_per_s"), point.get("energy") or {}
     if per_s is None:
         return Amount(None, "cost of tokens: they were not counted")

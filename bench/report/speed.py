@@ -176,6 +176,8 @@ def _rates(run: SpeedRun) -> str:
 def machine(run: SpeedRun) -> str:
     """What the model ran on."""
     where = run.info.get("environment") or {}
+    if look_up(run.info, "model.kind") == "api":
+        return f"{look_up(run.info, 'model.provider')} at {look_up(run.info, 'model.base_url')}"
     if str(look_up(run.info, "engine.device") or "cpu") != "cpu":
         return str(where.get("gpu"))
     return f"{where.get('cpu')}, {look_up(run.info, 'engine.num_threads')} threads"

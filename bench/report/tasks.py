@@ -20,7 +20,7 @@ def render_tasks(tasks: Sequence[tuple[Task, int | None]], screen: Screen) -> st
         [
             Column("task", tuple(task.name for task, _ in tasks), is_number=False),
             Column("samples", tuple("not here" if num is None else count(num) for _, num in tasks)),
-            Column("shots", tuple(count(task.num_fewshot) for task, _ in tasks)),
+            Column("shots", tuple(_shots(task) for task, _ in tasks)),
             Column("scoring", tuple(", ".join(task.forms) for task, _ in tasks), is_number=False),
             Column("licence", tuple(one_line(task.licence) for task, _ in tasks), drop=1, is_number=False),
             Column("title", tuple(one_line(task.title) for task, _ in tasks), drop=2, is_number=False),
@@ -28,6 +28,12 @@ def render_tasks(tasks: Sequence[tuple[Task, int | None]], screen: Screen) -> st
         screen.width,
     )
     return screen.render([draw_titles(columns), draw_rule(columns), *(draw_row(columns, i) for i in range(len(tasks)))])
+
+
+def _shots(task: Task) -> str:
+    """How many shots its forms have: once, or in the forms' order."""
+    each = [count(task.num_fewshot_of(form)) for form in task.forms]
+    return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
 def render_checks(checks: Sequence[TaskCheck], screen: Screen) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -69,14 +69,20 @@ def hanging(screen: Screen, head: Text, body: Text) -> list[Text]:
 
 def pack_items(text: str, screen: Screen, indent: int) -> list[str]:
     """Break a text of items separated by ` · ` into lines, between items only."""
-    room = min(screen.width, PIPE_WIDTH) - indent - len(" ·")
+    lines = pack(text.split(" · "), screen, indent + len(" ·"), " · ")
+    return [f"{line} ·" for line in lines[:-1]] + lines[-1:]
+
+
+def pack(items: Sequence[str], screen: Screen, indent: int, separator: str) -> list[str]:
+    """Put items into lines, as many into each as there is room for."""
+    room = min(screen.width, PIPE_WIDTH) - indent
     lines: list[str] = []
-    for item in text.split(" · "):
-        if lines and cell_len(lines[-1]) + len(" · ") + cell_len(item) <= room:
-            lines[-1] += f" · {item}"
+    for item in items:
+        if lines and cell_len(lines[-1]) + len(separator) + cell_len(item) <= room:
+            lines[-1] += f"{separator}{item}"
         else:
             lines.append(item)
-    return [f"{line} ·" for line in lines[:-1]] + lines[-1:]
+    return lines
 
 
 def printable(text: object) -> str:

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 from bench.comparison.compare import compare_blocks
 from bench.comparison.compared import Comparison
+from bench.comparison.pairing import task_spec
+from bench.errors import InputError
 from bench.report.comparison import letters, name_tests
 from bench.report.sheet import Cell, Column, missing
-from bench.report.text import look_up, one_line, plural
+from bench.report.text import one_line, plural
 from bench.runs.reading import Run, read_run
+from bench.tasks.dataset import check_at_hand
 from bench.tasks.rows import without_fetching
+from bench.tasks.task import load_task
 
 TIED_COLUMN = Column("tied", "tied")
 TIED = "tied: runs with a letter in common do not differ significantly; those with the best one's are tied with it"
@@ -21,8 +25,8 @@ def tied_cells(blocks: Sequence[Sequence[Run]]) -> list[list[Cell]]:
 
     Scores are read, and rows loaded, of blocks with several runs; nothing is fetched for it.
     """
-    reasons = [_why_not(block) for block in blocks]
     with without_fetching():
+        reasons = [_why_not(block) for block in blocks]
         compared = iter(
             compare_blocks(
                 [
@@ -39,9 +43,17 @@ def tied_cells(blocks: Sequence[Sequence[Run]]) -> list[list[Cell]]:
 
 
 def _why_not(block: Sequence[Run]) -> str | None:
-    """Why a block is not tested; None if it is to be tried."""
-    if any(str(look_up(run.info, "task.scoring")) == "lm_eval" for run in block):
-        return "a report does not load the rows of lm-evaluation-harness's tasks; bench compare does"
+    """Why a block is not tested; None if it is to be tried. Told before any score is read, which takes a while."""
+    if len(block) == 1:
+        return None
+    try:
+        specs = {task_spec(run) for run in block}
+        if any(spec.lm_eval_name is not None for spec in specs):
+            return "a report does not load the rows of lm-evaluation-harness's tasks; bench compare does"
+        for spec in specs:
+            check_at_hand(load_task(spec.task), spec)
+    except InputError as problem:
+        return str(problem)
     return None
 
 

@@ -50,20 +50,27 @@ def check_tasks(names: Iterable[str]) -> Iterator[TaskCheck]:
 def _check(task: Task, num_rows: int) -> TaskCheck:
     note = ""
     try:
-        dataset, num_fewshot = _load(task, task.num_fewshot), task.num_fewshot
+        dataset = load_whole(task)
     except DataMissingError as problem:  # the rows are here, so it is the shots that are not
-        dataset, num_fewshot, note = _load(task, 0), 0, f"checked without shots: {problem}"
-    hashes = [(form, prompt_hash(build_prompts(task, form, dataset, num_fewshot))) for form in task.forms]
+        dataset, note = load_whole(task, has_shots=False), f"checked without shots: {problem}"
     return TaskCheck(
         name=task.name,
         num_rows=num_rows,
         num_samples=len(dataset.samples),
         num_subjects=len({sample.subject for sample in dataset.samples}),
         num_shots=len({id(shot) for pool in dataset.shots.values() for shot in pool}),
-        prompt_hashes=tuple(hashes),
+        prompt_hashes=render_forms(task, dataset, has_shots=not note),
         note=note,
     )
 
 
-def _load(task: Task, num_fewshot: int) -> Dataset:
-    return load_rows(task, TaskSpec.model_validate({"task": str(task.path), "num_fewshot": num_fewshot}))
+def load_whole(task: Task, *, has_shots: bool = True) -> Dataset:
+    """Load all of a task's rows, and the shots of the form that needs the most."""
+    most = max(map(task.num_fewshot_of, task.forms)) if has_shots else 0
+    return load_rows(task, TaskSpec.model_validate({"task": str(task.path), "num_fewshot": most}))
+
+
+def render_forms(task: Task, dataset: Dataset, *, has_shots: bool = True) -> tuple[tuple[str, str], ...]:
+    """Render every sample in every form: the hash of all prompts, by form."""
+    shots = {form: task.num_fewshot_of(form) if has_shots else 0 for form in task.forms}
+    return tuple([(form, prompt_hash(build_prompts(task, form, dataset, num))) for form, num in shots.items()])

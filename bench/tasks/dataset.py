@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -103,6 +104,15 @@ def load_documents(task: Task, use: TaskSpec) -> list[tuple[Sample, Row]]:
     return [(sample, rows[key]) for key, sample in samples.items()]
 
 
+def check_at_hand(task: Task, use: TaskSpec) -> None:
+    """Look for the rows a plan asks for, without reading any.
+
+    Raises:
+        DataMissingError: they are not at hand; says how to get them.
+    """
+    _find_place(task, use.data_dir)
+
+
 def count_samples(task: Task, *, is_whole: bool = False) -> int | None:
     """Count a task's samples without checking them; None if its rows are not on this machine as files.
 
@@ -143,7 +153,10 @@ def _find_place(task: Task, data_dir: str | None) -> _Place:
 
 def _folder(task: Task, source: Source, data_dir: str | None) -> Path:
     if data_dir is not None:
-        return expand_folder(data_dir)
+        folder = expand_folder(data_dir)
+        if not folder.is_dir():
+            raise DataMissingError(f"data_dir: no folder {folder}")
+        return folder
     if source.hub is not None and source.revision is not None:
         patterns = [path for files in (source.test, source.shots) if files for path in _paths(files)]
         return fetch_hub_folder(source.hub, source.revision, patterns)
@@ -184,6 +197,8 @@ def _load_split(task: Task, place: _Place, files: Files, known: Mapping[_Key, Sa
                 position = f"{prefix}{subject}{'/' if subject else ''}{positions[subject]}"
                 sample_id = position if columns.id is None else _text(row, columns.id)
                 samples[key] = known.get(key) or _sample(task, place, row, subject, sample_id)
+                if not index:
+                    _check_cluster(task, samples[key])
             except ValueError as problem:
                 raise DataError(f"{file.path}: row {number}: {problem}") from None
             positions[subject] += 1
@@ -191,6 +206,11 @@ def _load_split(task: Task, place: _Place, files: Files, known: Mapping[_Key, Sa
         where = ", ".join(f"{column}={value}" for column, value in files.where.items())
         raise DataError(f"{place.folder / files.file}: no rows{f' where {where}' if where else ''}")
     return samples
+
+
+def _check_cluster(task: Task, sample: Sample) -> None:
+    if task.cluster is not None and task.cluster not in sample.variables:
+        raise ValueError(f"cluster: no column {task.cluster!r}; {one_of(task.cluster, sample.variables)}")
 
 
 def _sample(task: Task, place: _Place, row: Row, subject: str, sample_id: str) -> Sample:
@@ -233,7 +253,7 @@ def _text(row: Row, column: str) -> str:
 
 def _as_text(value: Any, column: str) -> str:
     """A cell's text. Numbers have one; nulls, booleans and blanks do not."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"column {column!r}: must be text, not {value!r}")

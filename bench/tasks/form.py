@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -24,7 +25,7 @@ class Generate(StrictModel):
     """
 
     max_tokens: Annotated[int, Field(ge=1)]
-    stop: Many[str] = ()
+    stop: Many[Annotated[str, Field(min_length=1)]] = ()
     temperature: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -118,6 +119,8 @@ class Form(StrictModel):
         for name in self.metrics:
             if name not in allowed:
                 raise ValueError(f"metrics: {name!r} is no metric of lane {self.lane}; {one_of(name, allowed)}")
+        if twice := [name for name, num in Counter(self.metrics).items() if num > 1]:
+            raise ValueError(f"metrics: {twice[0]!r} is listed twice")
         if (self.program is not None) != ("pass_at_1" in self.metrics) or (self.program and not self.generate):
             raise ValueError("`program` goes with `generate` and the metric `pass_at_1`, and that with it")
         if "acc" in self.metrics and self.generate is not None and self.extraction.how != "letter":

@@ -26,6 +26,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".json", ".txt", ".parquet")
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, csv.Error)
 _may_fetch = ContextVar("may_fetch", default=True)
+csv.field_size_limit(2**31 - 1)  # a cell may hold a book; the module's own limit is 128 KiB
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?\}")
 
 
@@ -180,10 +181,7 @@ def parse_csv(name: str, text: str) -> list[Row]:
     Raises:
         DataError: malformed; names the file and the row.
     """
-    try:
-        return list(_csv_rows(Path(name), StringIO(text, newline=""), ".csv", None))
-    except csv.Error as problem:
-        raise DataError(f"{name}: cannot be read: {problem}") from None
+    return list(_csv_rows(Path(name), StringIO(text, newline=""), ".csv", None))
 
 
 def parse_json_lines(name: str, text: str) -> list[Row]:
@@ -197,10 +195,7 @@ def parse_json_lines(name: str, text: str) -> list[Row]:
 
 def _json_document(path: Path, stream: IO[str]) -> list[Row]:
     """A list of rows, or one row."""
-    try:
-        document = json.load(stream)
-    except json.JSONDecodeError as problem:
-        raise DataError(f"{path}: not valid JSON: {problem}") from None
+    document = _parse_json(f"{path}", stream.read())
     rows = document if isinstance(document, list) else [document]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
@@ -211,17 +206,48 @@ def _json_document(path: Path, stream: IO[str]) -> list[Row]:
 def _json_rows(path: Path, stream: IO[str]) -> Iterator[Row]:
     lines = (line for line in stream if line.strip())
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise DataError(f"{path}: row {number}: not valid JSON: {problem}") from None
+        row = _parse_json(f"{path}: row {number}", line)
         if not isinstance(row, dict):
             raise DataError(f"{path}: row {number}: must be a JSON object of columns and values")
         yield row
 
 
+def _parse_json(where: str, text: str) -> Any:
+    try:
+        value = json.loads(text, object_pairs_hook=_as_object)
+        if "\\ud" in text.lower():  # half a character, written as an escape, is no text that could be put to a model
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as problem:
+        raise DataError(f"{where}: not valid JSON: {problem}") from None
+    except UnicodeEncodeError as problem:
+        raise DataError(f"{where}: holds half a character ({problem.object[problem.start]!a})") from None
+    except RecursionError:
+        raise DataError(f"{where}: nested too deeply") from None
+    except ValueError as problem:  # a key given twice, a number of thousands of digits
+        raise DataError(f"{where}: {problem}") from None
+    return value
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object; the standard library would keep the last of two equal keys and say nothing."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return row
+
+
+def _csv_cells(path: Path, stream: IO[str], suffix: str) -> Iterator[list[str]]:
+    """The lines that are not empty, as cells."""
+    reader = csv.reader(stream, delimiter=DELIMITERS[suffix], strict=True)
+    try:
+        yield from (cells for cells in reader if cells)
+    except csv.Error as problem:
+        raise DataError(f"{path}: line {reader.line_num}: cannot be read: {problem}") from None
+
+
 def _csv_rows(path: Path, stream: IO[str], suffix: str, header: Sequence[str] | None) -> Iterator[Row]:
-    lines = (cells for cells in csv.reader(stream, delimiter=DELIMITERS[suffix], strict=True) if cells)
+    lines = _csv_cells(path, stream, suffix)
     names = header if header is not None else next(lines, [])
     if len(set(names)) < len(names):
         raise DataError(f"{path}: the header names a column twice: {', '.join(names)}")

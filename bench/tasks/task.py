@@ -79,8 +79,8 @@ class Task(StrictModel):
             for name, form in self.forms.items():
                 if form.needs_choices and source.columns.choices is None:
                     raise ValueError(f"sources[{number}]: has no `columns.choices`, which form {name!r} needs")
-            if self.num_fewshot and source.shots is None:
-                raise ValueError(f"sources[{number}]: has no `shots`, but num_fewshot is {self.num_fewshot}")
+            if (most := max(map(self.num_fewshot_of, self.forms))) and source.shots is None:
+                raise ValueError(f"sources[{number}]: has no `shots`, but num_fewshot is {most}")
             if source.shots and self.shots_per == "subject" and _is_split(source.test) != _is_split(source.shots):
                 raise ValueError(
                     f"sources[{number}]: `test` and `shots` need {{subject}} both, unless shots_per is task"
