@@ -72,7 +72,7 @@ def run_speed(plan: RunPlan, listener: Listener, *, is_scoring: bool = False) ->
     """
     for spec in plan.models:
         if spec.backend != "transformers":
-            raise ModelInputError(f"model {spec.name}: bench speed measures transformers' models; leave backend out")
+            raise ModelInputError(f"model {spec.name}: bench speed measures transformers' models; leave `backend` out")
         if spec.parallel == "tensor":
             raise ModelInputError(f"model {spec.name}: bench speed is one process; parallel may be none or layers")
         if spec.api.batch:
