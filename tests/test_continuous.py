@@ -1,4 +1,4 @@
-"""Continuous batching against plain batches and against one prompt at a time; what it cannot do is refused or made so."""
+"""Continuous batching against plain batches; what it cannot do is refused, or made in plain batches."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from bench.records import Completion
 
 PROMPTS = ["Once", "a-much-longer-prompt-than-all-the-others", "b", "two+two=", "a-much-longer-prompt", "the-end:"]
 RULES = EncodingRules(max_length=512)
+AMPLE = Budget(4096, 64)
 WRITTEN = {"task": "pocket", "scoring": "written", "num_fewshot": 0, "limit": 6}
 
 
-def both(model: Any, budget: Budget = Budget(4096, 64)) -> tuple[Generator, ContinuousGenerator]:
+def both(model: Any, budget: Budget = AMPLE) -> tuple[Generator, ContinuousGenerator]:
     codec = Codec(fake_tokenizer(), RULES, model.config, model.generation_config)
     plain = Generator(model, codec, budget)
     return plain, ContinuousGenerator(model, plain, budget, "float32")
