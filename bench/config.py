@@ -267,6 +267,8 @@ class EngineSpec(StrictModel):
             is expected to save more time than it takes.
         pll: pseudo-log-likelihood of masked language models: `word_l2r`: a token is predicted without the tokens after
             it in its word (Kauf & Ivanova 2023); `original`: with them (Salazar et al. 2020).
+        generation: how text is generated: `batched`: in batches of about equal length; `continuous`: by transformers'
+            continuous batching, where a prompt that has ended makes room for the next; causal models on its list only.
         num_processes: how many processes share the packs of a model whose device is `auto` or `cpu`; `auto`: one on
             each visible GPU, one on CPU.
         memory_check: refuse a model that is estimated not to fit in the device's free memory.
@@ -279,6 +281,7 @@ class EngineSpec(StrictModel):
     attention: Literal["auto", "sdpa", "varlen", "flex", "reference", "prefix_cache"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
     pll: Literal["word_l2r", "original"] = "word_l2r"
+    generation: Literal["batched", "continuous"] = "batched"
     num_processes: AutoInt = "auto"
     memory_check: bool = True
 

@@ -40,6 +40,7 @@ from transformers import (  # noqa: E402
 )
 from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402
+from transformers.generation.configuration_utils import ContinuousBatchingConfig  # noqa: E402
 from transformers.modeling_gguf_pytorch_utils import (  # noqa: E402
     TENSOR_PROCESSORS,
     TensorProcessor,
@@ -66,6 +67,7 @@ __all__ = [
     "AutoModelForSeq2SeqLM",
     "AutoTokenizer",
     "BitsAndBytesConfig",
+    "ContinuousBatchingConfig",
     "Conv1D",
     "DynamicCache",
     "DynamicLayer",

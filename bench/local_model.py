@@ -61,7 +61,7 @@ class LocalModel:
             return f"{job.title} is to be put by a chat template, and its tokenizer has none"
         if job.lane == "generate" and self.session.kind.name == "masked":
             return f"{job.title} is answered in writing, and a masked language model writes nothing"
-        return None
+        return self.session.why_not_continuous() if job.lane == "generate" else None
 
     def identity(self, job: Job, made_with: MadeWith | None = None) -> dict[str, object]:
         """What of this model can change an answer; with `made_with`, of a run that was made elsewhere."""

@@ -14,7 +14,8 @@ import torch
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
-from bench.engine.codec import Codec
+from bench.engine.codec import Codec, TextGenerator
+from bench.engine.continuous import ContinuousGenerator, why_not_served
 from bench.engine.encode import EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, block_shapes
 from bench.engine.generate import Generator, generation_budget
@@ -36,6 +37,7 @@ from bench.models.local import (
     choose_dtype,
     has_relative_positions,
     load_config,
+    load_generation_config,
     load_model,
     load_tokenizer,
     resolve_max_length,
@@ -191,6 +193,11 @@ class Session:
         """The encoder for this model's tokenizer and the plan's rules."""
         return self.kind.build_encoder(self.tokenizer, self.config, self.rules)
 
+    @cached_property
+    def codec(self) -> Codec:
+        """Encodes prompts for this model, and reads what it writes."""
+        return Codec(self.tokenizer, self.rules, self.config, load_generation_config(self.files, self.config))
+
     @property
     def pll(self) -> str | None:
         """How pseudo-log-likelihoods are made; None where likelihoods are exact."""
@@ -322,21 +329,34 @@ class Session:
         self._scorer.budget = budget
         return self._scorer
 
+    def why_not_continuous(self) -> str | None:
+        """Why the plan's engine.generation does not serve this model; None if it does."""
+        if self.engine.generation == "batched" or self.spec.backend != "transformers":
+            return None
+        what = why_not_served(self.config, self.codec, self.spec.parallel)
+        return what and f"engine.generation continuous does not serve {what}; use batched"
+
     @contextmanager
-    def generator(self) -> Iterator[Generator]:
+    def generator(self) -> Iterator[TextGenerator]:
         """Within this context, what generates text, with the model as transformers made it.
 
         Raises:
-            ModelInputError: the model generates no text.
+            ModelInputError: the model generates no text, or not in the way that the plan says.
         """
         if self.kind.name == "masked":
             raise ModelInputError(f"model {self.spec.name}: a masked language model generates no text")
+        if reason := self.why_not_continuous():
+            raise ModelInputError(f"model {self.spec.name}: {reason}")
         model, scorer = self.model, self._scorer
         budget = generation_budget(self.config, self.dtype, min(map(free_bytes, self.devices)), self.device.type)
         if self.engine.max_batch_tokens != "auto":
             budget = Budget(self.engine.max_batch_tokens, budget.rows)
         with nullcontext() if scorer is None else scorer.forward.plain(), own_head(model):
-            yield Generator(model, Codec(self.tokenizer, self.rules, model.config, model.generation_config), budget)
+            plain = Generator(model, self.codec, budget)
+            if self.engine.generation == "batched":
+                yield plain
+            else:
+                yield ContinuousGenerator(model, plain, budget, self.dtype_name)
 
     def probe(self, num_tokens: int) -> MatmulProbe:
         """A probe of this machine's rate of matrix products, in the model's shapes and dtype."""

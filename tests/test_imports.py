@@ -38,7 +38,7 @@ LAYERS = [
     """engine.device engine.attention engine.attention.* engine.compiling engine.fuse engine.head engine.memory
     engine.widen engine.forward engine.plain engine.scorer engine.families engine.families.* engine.seq2seq.forward
     engine.seq2seq.plain engine.masked.forward engine.masked.plain engine.kinds engine.selfcheck
-    engine.tokenwise engine.codec engine.generate models models.* speed.steps""",
+    engine.tokenwise engine.codec engine.generate engine.continuous models models.* speed.steps""",
     """route
     session watching scoring local_model api.model api.likelihoods speed.measure speed.scoring speed.local
     speed.served vllm.engine vllm.selfcheck vllm.rating vllm.model""",
@@ -63,6 +63,7 @@ TENSORS = [
     "engine.plain",
     "engine.scorer",
     "engine.generate",
+    "engine.continuous",
     "engine.tokenwise",
 ]
 ALLOWED = {

@@ -14,6 +14,7 @@ import gc
 import importlib.util
 import itertools
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -255,7 +256,7 @@ def _final_only() -> Any:
 
 def _reason(problem: Exception) -> str:
     """What went wrong, in one line, and what helps where memory ran out."""
-    words = one_line(problem)
+    words = textwrap.shorten(one_line(problem), 400, placeholder=" ...")  # it may list all that it knows
     if is_out_of_memory(problem) or "memory" in words.lower():
         return f"{words} (see vllm.gpu_memory_utilization, vllm.tensor_parallel_size and engine.max_length)"
     return words

@@ -15,7 +15,7 @@ from typing import Any
 from bench.answering import answer_samples
 from bench.completer import GenerationSettings
 from bench.config import EngineSpec, ModelSpec
-from bench.engine.codec import AskedPrompt, Codec
+from bench.engine.codec import AskedPrompt
 from bench.engine.encode import EncodedSample
 from bench.engine.pipeline import Progress
 from bench.engine.selfcheck import TOLERANCE, SelfCheck
@@ -23,7 +23,6 @@ from bench.engine.tokenwise import draw_seeds
 from bench.errors import ModelInputError, ModelLoadError
 from bench.local_model import LocalModel, LocalWriter, open_session
 from bench.models.files import preparation
-from bench.models.local import load_generation_config
 from bench.records import Completion
 from bench.runs.folder import RunShare
 from bench.session import Session
@@ -48,8 +47,7 @@ class VllmModel(LocalModel):
         self.backend = f"vllm {installed_version(session.spec.name)}"
         _check_kind(session)
         assert session.files.folder is not None  # only the fake model has none
-        config = session.config
-        self.codec = Codec(session.tokenizer, session.rules, config, load_generation_config(session.files, config))
+        self.codec = session.codec
         options = EngineOptions(
             session.spec.name,
             session.files.folder,
