@@ -127,7 +127,7 @@ def test_run_json_holds_what_is_promised(tmp_path: Path, cli: Bench) -> None:
     assert requests["num"] == 48
     timing = info["timing"]
     assert timing.keys() == {"load_s", "self_check_s", "encode_s", "plan_s", "wait_s", "score_s", "total_s"}
-    assert all(seconds > 0 for seconds in timing.values())
+    assert all(seconds > 0 for name, seconds in timing.items() if name != "wait_s")  # packs may be there at once
     assert timing["total_s"] >= timing["load_s"] + timing["self_check_s"] + timing["score_s"]
     floor = info["floor"]
     assert floor["flops"] == floor["timed_flops"] > floor["attention_flops"] > 0
