@@ -10,6 +10,7 @@ import torch
 import yaml
 from runs import Bench, only_run, read_info
 
+from bench.errors import ModelLoadError
 from bench.models.fake import fake_config, fake_model
 from bench.speed import measure, runner
 from bench.speed.folder import POINTS_FILE, append_point, drop_damaged_lines, read_points
@@ -141,6 +142,20 @@ def test_a_point_without_memory_is_no_zero_and_is_tried_again(
     monkeypatch.setattr(Stepper, "steps", steps)
     assert cli("speed", write_speed_plan(tmp_path)).code == 0
     assert read_info(only_run(tmp_path / "results"))["status"] == "finished"
+
+
+def test_a_model_that_does_not_load_has_no_figures_and_no_none(
+    cli: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ModelLoadError("a weight is missing")
+
+    monkeypatch.setattr("bench.session.Session.load", refuse)
+    done = cli("speed", write_speed_plan(tmp_path))
+    assert done.code == 1
+    assert "nothing measured; not loaded; " in done.out
+    assert "failed, a weight is missing" in " ".join(done.out.split())
+    assert "None" not in done.out
 
 
 def test_commands_for_scores_say_what_a_speed_run_is(cli: Bench, tmp_path: Path) -> None:

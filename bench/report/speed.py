@@ -145,7 +145,9 @@ def remarks_on_speed(run: SpeedRun) -> Iterator[str]:
     if look_up(run.info, "model.kind") == "api":
         yield from remarks_on_served(run.info, run.points)
     else:
-        yield f"{_rates(run)}; loaded in {duration(look_up(run.info, 'timing.load_s'))}; {machine(run)}"
+        loading = look_up(run.info, "timing.load_s")
+        loaded = "not loaded" if loading is None else f"loaded in {duration(loading)}"
+        yield f"{_rates(run)}; {loaded}; {machine(run)}"
     if run.info["status"] != "finished":
         yield f"{run.info['status']}, {run.info.get('reason') or 'not all points are measured'}"
     wide = [point["key"] for point in run.points if not point.get("is_tight", True)]
@@ -180,7 +182,8 @@ def machine(run: SpeedRun) -> str:
         return f"{look_up(run.info, 'model.provider')} at {look_up(run.info, 'model.base_url')}"
     if str(look_up(run.info, "engine.device") or "cpu") != "cpu":
         return str(where.get("gpu"))
-    return f"{where.get('cpu')}, {look_up(run.info, 'engine.num_threads')} threads"
+    num_threads = look_up(run.info, "engine.num_threads")  # known once it has been loaded
+    return str(where.get("cpu")) + ("" if num_threads is None else f", {num_threads} threads")
 
 
 def _why_no_energy(run: SpeedRun) -> list[str]:

@@ -139,5 +139,5 @@ def _usage(usage: Any) -> Usage:
 
 
 def build_client(access: Access) -> AnthropicClient:
-    """The client; see `bench.api.access.connect`."""
+    """The client; see `bench.api.connect.connect`."""
     return AnthropicClient(access)

@@ -190,5 +190,5 @@ def _first_token(candidate: Any) -> dict[str, float]:
 
 
 def build_client(access: Access) -> GeminiClient:
-    """The client; see `bench.api.access.connect`."""
+    """The client; see `bench.api.connect.connect`."""
     return GeminiClient(access)

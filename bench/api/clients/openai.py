@@ -166,5 +166,5 @@ def _first_token(choice: Any) -> dict[str, float]:
 
 
 def build_client(access: Access) -> OpenAIClient:
-    """The client; see `bench.api.access.connect`."""
+    """The client; see `bench.api.connect.connect`."""
     return OpenAIClient(access)
