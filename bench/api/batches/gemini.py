@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.api.batches.contract import BatchRequest, BatchState, Mark, Result
-from bench.api.clients.gemini import GeminiClient, read_answer
+from bench.api.clients.gemini import GeminiClient, content, read_answer
 from bench.api.contract import Access, Answer
 from bench.api.failures import ApiFailure, RequestFailure, answer_or_failure, lost, redacted
 from bench.completer import GenerationSettings
@@ -27,15 +27,16 @@ class GeminiBatches(GeminiClient):
 
     def encode(self, key: str, prompt: Sequence[Message], settings: GenerationSettings) -> BatchRequest:
         """See `BatchClient`."""
-        contents, config = self.content(prompt, settings)
-        request = self.types.InlinedRequest(contents=contents, config=config, metadata={_KEY: key})
+        turns = content(prompt)
+        config = {**self.generation(settings), **(turns["config"] or {})}
+        request = self.types.InlinedRequest(contents=turns["contents"], config=config, metadata={_KEY: key})
         written = json.dumps(request.model_dump(mode="json", by_alias=True, exclude_none=True))
         return BatchRequest(request, len(written) + len(self.access.model) + 64)
 
     async def submit(self, requests: Sequence[BatchRequest], label: str) -> str:
         """See `BatchClient`."""
         with self.told_apart():
-            job = await self.client.aio.batches.create(
+            job = await self.client().batches.create(
                 model=self.access.model,
                 src=[request.body for request in requests],
                 config=self.types.CreateBatchJobConfig(display_name=_NAME + label),
@@ -45,7 +46,7 @@ class GeminiBatches(GeminiClient):
     async def find(self, mark: Mark) -> list[str]:
         """See `BatchClient`."""
         with self.told_apart():
-            jobs = await self.client.aio.batches.list(config=self.types.ListBatchJobsConfig(page_size=100))
+            jobs = await self.client().batches.list(config=self.types.ListBatchJobsConfig(page_size=100))
             return [str(job.name) async for job in jobs if job.display_name == _NAME + mark.label]
 
     async def state(self, batch_id: str) -> BatchState:
@@ -63,7 +64,7 @@ class GeminiBatches(GeminiClient):
 
     async def _get(self, batch_id: str) -> Any:
         with self.told_apart():
-            job = await self.client.aio.batches.get(name=batch_id)
+            job = await self.client().batches.get(name=batch_id)
         if job.state is None:
             raise lost(self.access, ValueError("the response holds no batch"))
         return job

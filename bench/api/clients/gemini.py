@@ -27,7 +27,11 @@ _FINISH: Mapping[str, FinishReason] = {
 
 
 class GeminiClient:
-    """Asks for content, one prompt at a time."""
+    """Asks for content, one prompt at a time.
+
+    The SDK spends most of its time on a request's configuration, field by field. What is the same for all requests, how
+    they are generated, therefore goes into every body as it is: a client of the SDK for each settings.
+    """
 
     def __init__(self, access: Access) -> None:
         try:
@@ -37,57 +41,51 @@ class GeminiClient:
             raise MissingPackageError(access.provider, "google-genai") from None
         self.access = access
         self.types = types
+        self._sdk = genai
         self._errors = errors
-        self.client = genai.Client(
-            api_key=access.key,
-            vertexai=False,
-            http_options=types.HttpOptions(
+        self._clients: dict[GenerationSettings | None, Any] = {}
+
+    def client(self, settings: GenerationSettings | None = None) -> Any:
+        """The SDK's asynchronous client; with `settings`, one whose requests all say how to generate."""
+        if settings not in self._clients:
+            access, types = self.access, self.types
+            body = dict(access.extra_body)
+            if settings is not None:
+                own = types.GenerationConfig(**self.generation(settings)).model_dump(by_alias=True, exclude_none=True)
+                body["generationConfig"] = own | body.get("generationConfig", {})
+            options = types.HttpOptions(
                 base_url=access.base_url,
                 timeout=int(access.timeout_s * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),  # the retries are ours
-                extra_body=dict(access.extra_body) or None,
-            ),
-        )
-
-    def content(self, prompt: Sequence[Message], settings: GenerationSettings) -> tuple[list[Any], Any]:
-        """The contents of a request and its configuration."""
-        access, types = self.access, self.types
-        system = "\n\n".join(message.text for message in prompt if message.role == "system")
-        contents = [
-            types.Content(
-                role="model" if message.role == "assistant" else "user", parts=[types.Part.from_text(text=message.text)]
+                extra_body=body or None,
             )
-            for message in prompt
-            if message.role != "system"
-        ]
-        config = types.GenerateContentConfig(
-            max_output_tokens=settings.max_tokens,
-            temperature=settings.temperature if access.takes("temperature") else None,
-            seed=settings.seed if settings.temperature and access.takes("seed") else None,
-            stop_sequences=sendable_stops(access, settings) or None,
-            system_instruction=system or None,
-            response_logprobs=True if access.top_logprobs else None,
-            logprobs=access.top_logprobs or None,
-            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
-        )
-        return contents, config
+            self._clients[settings] = self._sdk.Client(api_key=access.key, vertexai=False, http_options=options)
+        return self._clients[settings].aio
+
+    def generation(self, settings: GenerationSettings) -> dict[str, Any]:
+        """How to generate, in the SDK's words."""
+        access = self.access
+        return {
+            "max_output_tokens": settings.max_tokens,
+            "temperature": settings.temperature if access.takes("temperature") else None,
+            "seed": settings.seed if settings.temperature and access.takes("seed") else None,
+            "stop_sequences": sendable_stops(access, settings) or None,
+            "response_logprobs": True if access.top_logprobs else None,
+            "logprobs": access.top_logprobs or None,
+        }
 
     async def complete(self, prompt: Sequence[Message], settings: GenerationSettings) -> Answer:
         """See `Client`."""
-        contents, config = self.content(prompt, settings)
         with self.told_apart():
-            response = await self.client.aio.models.generate_content(
-                model=self.access.model, contents=contents, config=config
-            )
+            response = await self.client(settings).models.generate_content(model=self.access.model, **content(prompt))
         return read_answer(self.access, response, settings)
 
     async def stream(self, prompt: Sequence[Message], settings: GenerationSettings, heard: Heard) -> Answer:
         """See `Client`."""
         stream, whole = Stream(self.access, heard), _Whole()
-        contents, config = self.content(prompt, settings)
         with stream.reading(), self.told_apart():
-            async for chunk in await self.client.aio.models.generate_content_stream(
-                model=self.access.model, contents=contents, config=config
+            async for chunk in await self.client(settings).models.generate_content_stream(
+                model=self.access.model, **content(prompt)
             ):
                 stream.is_begun = True
                 whole.add(chunk, stream)
@@ -109,8 +107,20 @@ class GeminiClient:
 
     async def close(self) -> None:
         """See `Client`."""
-        await self.client.aio.aclose()
-        self.client.close()
+        for client in self._clients.values():
+            await client.aio.aclose()
+            client.close()
+
+
+def content(prompt: Sequence[Message]) -> dict[str, Any]:
+    """The turns of a request; a configuration only where there is a system prompt."""
+    system = "\n\n".join(message.text for message in prompt if message.role == "system")
+    turns = [
+        {"role": "model" if message.role == "assistant" else "user", "parts": [{"text": message.text}]}
+        for message in prompt
+        if message.role != "system"
+    ]
+    return {"contents": turns, "config": {"system_instruction": system} if system else None}
 
 
 class _Whole:
