@@ -32,7 +32,7 @@ table: $(STAMP) ## open beside closed, offline; MMLU_DIR and MMLU_REFERENCE_DIR 
 	$(BIN)/bench report $(TABLE) --also mmlu --format md --out $(TABLE)/report.md
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check

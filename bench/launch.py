@@ -19,7 +19,7 @@ import torch
 
 from bench.errors import RankLostError, SteelyardError
 from bench.team import OutOfStep, Team
-from bench.telemetry.machine import num_cores
+from bench.telemetry.machine import num_threads
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _take_share_of_machine(team: Team) -> None:
-    """Give this rank a GPU, where there are any, and as many threads as there are cores for each rank."""
-    share = max(1, num_cores() // team.size)
+    """Give this rank a GPU, where there are any, and its threads."""
+    share = num_threads(team.size)
     torch.set_num_threads(share)
     os.environ["RAYON_NUM_THREADS"] = str(share)  # the tokenizers'
     if team.rank < (torch.cuda.device_count() if torch.cuda.is_available() else 0):

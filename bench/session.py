@@ -49,7 +49,7 @@ from bench.models.quantize import check_quantization, stored_quantization
 from bench.records import PromptedSample
 from bench.route import Route
 from bench.team import ALONE, Team
-from bench.telemetry.machine import num_cores, peak_rss_bytes, reset_peak_rss
+from bench.telemetry.machine import num_threads, peak_rss_bytes, reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class Session:
         began = time.perf_counter()
         self.reset_peak_memory()
         if self.device.type != "cuda":
-            torch.set_num_threads(max(1, num_cores() // self.team.size))
+            torch.set_num_threads(num_threads(self.team.size))
         model = load_model(self.spec, self.files, self.config, self.device, self.dtype, self.team.size)
         if self.adapter is not None:
             is_quantised = self.precision.quantization is not None

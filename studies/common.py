@@ -66,11 +66,6 @@ def model_folder(source: str) -> Path:
     return folder
 
 
-def num_threads() -> int:
-    """Threads that each program gets: one a core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_study(study: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> int:
     """Run a study with the command line's arguments; what the user can mend is one line."""
     options = parser.parse_args()

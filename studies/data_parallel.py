@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import FORMS, arguments, num_threads, positive_int, publish, run_study, table, verdict
+from common import FORMS, arguments, positive_int, publish, run_study, table, verdict
 
 from bench.config import ModelSpec
 from bench.errors import InputError, ScoringError
 from bench.models.files import locate
 from bench.runs.reading import find_runs, read_run
+from bench.telemetry.machine import num_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SPEED_GOAL = 0.9  # of the speed of one process alone, that each of several is to reach
@@ -68,7 +69,7 @@ def study(options: argparse.Namespace) -> int:
         raise InputError("data_parallel needs Linux, where a command can be kept to some cores")
     cores = sorted(os.sched_getaffinity(0))[: options.processes]
     if len(cores) < options.processes:
-        raise InputError(f"--processes {options.processes}: this process may use {num_threads()} cores")
+        raise InputError(f"--processes {options.processes}: this process may use {num_cores()} cores")
     locate(ModelSpec(source=options.model))  # converted, or downloaded, before the clock runs
     found: dict[int, list[Sitting]] = {1: [], options.processes: []}
     with tempfile.TemporaryDirectory(prefix="steelyard-study-") as scratch:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import arguments, describe, num_threads, positive_int, publish, run_study, table, verdict
+from common import arguments, describe, positive_int, publish, run_study, table, verdict
 from programs import encode_form, open_session
 from setting import prepare
 
@@ -29,6 +29,7 @@ from bench.engine.widen import widen
 from bench.hf import AutoConfig, AutoModelForCausalLM
 from bench.records import Loglikelihood
 from bench.session import Session
+from bench.telemetry.machine import num_threads
 from bench.telemetry.matmul import MatmulProbe
 
 _WIDTH, _LAYERS, _HEADS, _LENGTH = 768, 12, 12, 2048

@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))  # the tests' models
 
 import torch  # noqa: E402
-from common import arguments, num_threads, positive_int, publish, run_study, table, verdict  # noqa: E402
+from common import arguments, positive_int, publish, run_study, table, verdict  # noqa: E402
 from tiny_models import PACKED, VOCAB, tiny_model  # noqa: E402
 
 from bench.completer import GenerationSettings  # noqa: E402
@@ -36,6 +36,7 @@ from bench.local_model import LocalModel, open_session  # noqa: E402
 from bench.records import Completion, PromptedSample  # noqa: E402
 from bench.session import Session  # noqa: E402
 from bench.tasks.prepare import prepare_job  # noqa: E402
+from bench.telemetry.machine import num_threads  # noqa: E402
 
 _BUDGET = Budget(16384, 64)  # what a session gives a batch on a CPU
 _BLOCK = 32  # tokens of a page of the cache

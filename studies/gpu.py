@@ -28,7 +28,6 @@ from common import (
     arguments,
     mmlu_folder,
     model_folder,
-    num_threads,
     positive_int,
     publish,
     run_study,
@@ -52,7 +51,7 @@ from bench.session import Session
 from bench.tasks.job import Job
 from bench.tasks.prepare import prepare_job
 from bench.telemetry.energy import total_energy_j
-from bench.telemetry.machine import reset_peak_rss
+from bench.telemetry.machine import num_threads, reset_peak_rss
 
 _SHARE_GOAL = 0.70
 _RATIO_GOAL = 10.0

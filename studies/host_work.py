@@ -21,7 +21,6 @@ from common import (
     NUM_FEWSHOT,
     arguments,
     mmlu_folder,
-    num_threads,
     positive_int,
     publish,
     run_study,
@@ -40,7 +39,7 @@ from bench.tasks.dataset import load_rows
 from bench.tasks.job import Job, TaskJob
 from bench.tasks.prompts import build_prompts
 from bench.tasks.task import load_task
-from bench.telemetry.machine import peak_rss_bytes
+from bench.telemetry.machine import num_threads, peak_rss_bytes
 
 _GOAL_S = 10.0
 _SEED = 0

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common import arguments, describe, num_threads, positive_int, publish, run_study, table, verdict
+from common import arguments, describe, positive_int, publish, run_study, table, verdict
 from programs import LmEvalRun, run_lm_eval
 from setting import Setting, prepare
+
+from bench.telemetry.machine import num_threads
 
 _TOLERANCE = 1e-4
 _NO_METRIC = ("alias", "name", "sample_len", "sample_count")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import NUM_FEWSHOT, num_threads
+from common import NUM_FEWSHOT
 from setting import Setting, lm_eval_group, lm_eval_task, write_plan
 
 from bench.errors import ScoringError
@@ -22,6 +22,7 @@ from bench.measures import first_highest, length_normalised
 from bench.plan import load_plan
 from bench.records import Score
 from bench.runs.reading import Run, find_runs, read_run
+from bench.telemetry.machine import num_threads
 
 if TYPE_CHECKING:
     from bench.engine.encode import EncodedSample

@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import arguments, model_folder, num_threads, positive_int, publish, run_study, table
+from common import arguments, model_folder, positive_int, publish, run_study, table
 from transformers import AutoModelForCausalLM
 
 from bench.config import EngineSpec, ModelSpec
 from bench.local_model import open_session
 from bench.speed.points import Point
 from bench.speed.steps import Stepper
+from bench.telemetry.machine import num_threads
 
 _MOST_DIFFERENT = 0.1
 _NUM_STEPS = 16

@@ -23,7 +23,6 @@ from common import (
     arguments,
     model_folder,
     model_name,
-    num_threads,
     positive_int,
     provenance,
     read_result,
@@ -44,6 +43,7 @@ from bench.records import Score
 from bench.runs.reading import Run, find_runs, read_run
 from bench.tasks.job import Job
 from bench.tasks.prepare import prepare_job
+from bench.telemetry.machine import num_threads
 
 SUBJECTS = {"agieval": "sat-math", "bbh": "hyperbaton", "belebele": "eng_Latn", "xcopa": "it"}
 LEFT_OUT = ("mmlu", "mmlu_pro")  # parity.py scores the one; the other's shots are in no original file

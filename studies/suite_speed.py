@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import arguments, model_folder, num_threads, positive_int, publish, run_study, table, verdict
+from common import arguments, model_folder, positive_int, publish, run_study, table, verdict
 from counterparts import COUNTERPARTS, Row, allen_row, read_json_lines
 from lm_eval_prompts import lm_eval_task
 
@@ -29,6 +29,7 @@ from bench.plan import load_plan
 from bench.report.progress import TerminalListener
 from bench.runner import run_plan
 from bench.runs.reading import find_runs, read_run
+from bench.telemetry.machine import num_threads
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common import arguments, describe, num_threads, positive_int, publish, run_study, table, verdict
+from common import arguments, describe, positive_int, publish, run_study, table, verdict
 from programs import LmEvalRun, SteelyardRun, encode_form, open_session, run_lm_eval, run_steelyard
 from setting import Setting, prepare
 
 from bench.engine.encode import EncodedSample
+from bench.telemetry.machine import num_threads
 
 _RATIO_GOAL = {"float32": 5.0, "bfloat16": 8.0}
 _SHARE_GOAL = {"float32": 0.75, "bfloat16": 0.45}

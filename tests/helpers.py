@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from bench.engine.pack import Budget, Pack, Plan, TokenRequest
 
-torch.set_num_threads(1)  # the tests' tensors are so small that threads wait for each other more than they work
-
 Path = tuple[int, ...]
 """A token and all that stand before it: what a distinct token of a job is."""
 

@@ -36,9 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bench.cli import main
 
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-        assert main(["run", str(write_plan(folder))]) == 0
+    assert main(["run", str(write_plan(folder))]) == 0
     return only_run(folder / "results")
 
 

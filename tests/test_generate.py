@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -229,12 +228,6 @@ def test_special_tokens_are_the_tokenizers_unless_the_text_or_the_rule_has_them(
     assert never.encode(["one"]) == [tokenizer.encode("one", add_special_tokens=False)]
 
 
-@pytest.fixture
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-
-
-@pytest.mark.usefixtures("one_core")
 def test_a_session_generates_and_scores_in_turn() -> None:
     session = Session(ModelSpec(source="fake", device="cpu", dtype="bfloat16"), EngineSpec())
     with session.generator() as generator:
@@ -255,7 +248,6 @@ def test_a_session_generates_and_scores_in_turn() -> None:
     assert outcomes() == scored
 
 
-@pytest.mark.usefixtures("one_core")
 def test_a_masked_model_generates_nothing(tmp_path: Any) -> None:
     folder = tiny_kinds.write_folder(
         tmp_path / "model", tiny_kinds.tiny("masked", "bert", vocab_size=300), tiny_kinds.bert_tokenizer()

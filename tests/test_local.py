@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -340,14 +339,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.mark.usefixtures("hub")
-def test_an_unreachable_hub_is_told_at_once_and_in_one_line() -> None:
-    began = time.perf_counter()
+def test_an_unreachable_hub_is_told_in_one_line() -> None:
     with pytest.raises(ModelLoadError) as error:
         locate(spec_of("someone/mine", revision="v1"))
     assert message(error) == (
         "model mine: someone/mine at revision v1 cannot be reached: no hub connection and no copy in the cache"
     )
-    assert time.perf_counter() - began < 5
 
 
 def _response(status: int) -> Any:

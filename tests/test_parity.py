@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import logging
-import os
 import random
 import warnings
 from argparse import Namespace
@@ -69,7 +68,6 @@ def setting(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Setting:
             rows[0][:5] = ["  Is it blank at both ends? ", "one ", "naïve, “two”", "two\nlines", text(2)]
             with (mmlu / split / f"{subject}_{split}.csv").open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows(rows)
-    torch.set_num_threads(1)
     made = Setting(model, "cpu", SUBJECTS, FORMS, tmp_path_factory.mktemp("scratch"))
     write_rows(mmlu, made, limit=None)
     write_lm_eval_tasks(made)
@@ -150,13 +148,11 @@ class Case:
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     engine, model_args = CASES[request.param]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _: {0})  # in so small a model threads wait for each other
-        ours = score_with_steelyard(setting, tmp_path_factory.mktemp("ours"), **engine)
-        theirs, num_forwarded = score_with_lm_eval(setting, tmp_path_factory.mktemp("theirs"), **model_args)
-        session = open_session(setting, **engine)
-        encoded = {form: encode_form(session, setting, form) for form in FORMS}
-        yield Case(request.param, ours, theirs, encoded, num_forwarded)
+    ours = score_with_steelyard(setting, tmp_path_factory.mktemp("ours"), **engine)
+    theirs, num_forwarded = score_with_lm_eval(setting, tmp_path_factory.mktemp("theirs"), **model_args)
+    session = open_session(setting, **engine)
+    encoded = {form: encode_form(session, setting, form) for form in FORMS}
+    return Case(request.param, ours, theirs, encoded, num_forwarded)
 
 
 @pytest.mark.parametrize("form", FORMS)

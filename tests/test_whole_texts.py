@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Bench) -> Path:
     for name, text in TEXTS.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
     monkeypatch.setenv("TEXT_DIR", str(folder))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     found = cli("run", write_plan(tmp_path, tasks=[{"task": "text"}], max_length=32))
     assert found.code == 0, found.err
     return only_run(tmp_path / "results")

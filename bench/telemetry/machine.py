@@ -38,6 +38,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def num_threads(num_processes: int = 1) -> int:
+    """Threads for each of so many processes: what `OMP_NUM_THREADS` says, else an equal share of the cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else max(1, num_cores() // num_processes)
+
+
 def package_version(name: str) -> str | None:
     """Installed version of a package, None if it is not installed."""
     try:

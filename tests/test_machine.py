@@ -1,0 +1,36 @@
+"""How many threads compute."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.telemetry.machine import num_threads
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [(None, [6, 3, 1]), ("", [6, 3, 1]), ("2", [2, 2, 2]), ("0", [6, 3, 1]), ("4,2", [6, 3, 1])]
+)
+def test_an_equal_share_of_the_cores_unless_the_user_says_how_many(
+    said: str | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert [num_threads(num) for num in (1, 2, 8)] == expected
+
+
+@pytest.mark.parametrize("said", ["1", "3"])
+def test_a_model_computes_with_as_many_as_the_user_says(said: str) -> None:
+    code = (
+        "from bench.config import EngineSpec, ModelSpec; from bench.session import Session\n"
+        "session = Session(ModelSpec(source='fake', device='cpu'), EngineSpec()); session.load()\n"
+        "print(session.describe_place()['num_threads'])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": said}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
