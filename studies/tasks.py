@@ -95,8 +95,8 @@ def _compare(
     if not check.note:
         return list(compare_prompts(data, name, num_samples, template=template))
     with tempfile.TemporaryDirectory(prefix="steelyard-study-") as folder:
-        write_stand_in_shots(data, Path(folder))
-        return list(compare_prompts(Path(folder), name, num_samples, data_dir=Path(folder, check.name)))
+        copy = write_stand_in_shots(data, Path(folder))
+        return list(compare_prompts(Path(folder), name, num_samples, data_dir=copy, template=template))
 
 
 def _row(task: Task, form: str, check: TaskCheck, found: dict[str, list[SampleComparison]]) -> list[object]:
