@@ -107,10 +107,20 @@ class _Writer:
         self.task = task
         self.form: Form = task.forms[scoring]
         self._where = f"{task.path}: forms.{scoring}"
+        self._is_shuffled = task.shuffle_choices and self.form.asks_for_label
 
     def shown(self, sample: Sample) -> Sample:
-        """The sample with its choices in the order in which they are shown."""
-        return _shuffled(sample) if self.task.shuffle_choices and self.form.asks_for_label else sample
+        """The sample with the labels that its choices are shown under.
+
+        The choices keep the rows' order, so that golds and predictions mean the same in all forms.
+        """
+        if not self._is_shuffled:
+            return sample
+        labels = dict(zip(self._order(sample), sample.variables["labels"], strict=True))
+        return replace(sample, variables={**sample.variables, "labels": tuple([labels[i] for i in sorted(labels)])})
+
+    def _order(self, sample: Sample) -> Sequence[int]:
+        return _drawn_order(sample) if self._is_shuffled else range(len(sample.choices))
 
     def description(self, sample: Sample) -> str:
         return self._render("description", self.form.description, sample)
@@ -160,16 +170,15 @@ class _Writer:
         return self._filled(f"{self._where}.{key}", source, sample, {**more, **self._parts(source, sample)})
 
     def _parts(self, source: str, sample: Sample) -> dict[str, object]:
-        """What a form's template uses of the task's own: the `stem`, and the options as they are shown."""
-        path, stem, option = self.task.path, self.task.stem, self.task.option
-        used = template_variables(source) if stem is not None else frozenset()
+        """What a form's template uses of the task's own: `stem`, and `shown`, the options with their labels."""
+        task, used = self.task, template_variables(source)
         parts: dict[str, object] = {}
-        if stem is not None and "stem" in used:
-            parts["stem"] = self._filled(f"{path}: stem", stem, sample, {})
-        if "shown" in used:
-            parts["shown"] = [
-                self._filled(f"{path}: option", option, sample, {"choice": one}) for one in sample.choices
-            ]
+        if task.stem is not None and "stem" in used:
+            parts["stem"] = self._filled(f"{task.path}: stem", task.stem, sample, {})
+        if task.stem is not None and "shown" in used:
+            where, labels = f"{task.path}: option", sample.variables["labels"]
+            texts = [self._filled(where, task.option, sample, {"choice": one}) for one in sample.choices]
+            parts["shown"] = [(labels[index], texts[index]) for index in self._order(sample)]
         return parts
 
     def _filled(self, where: str, source: str, sample: Sample, more: Mapping[str, object]) -> str:
@@ -179,13 +188,10 @@ class _Writer:
             raise TaskError(f"{where}: fails on sample {sample.id}: {' '.join(str(problem).split())}") from None
 
 
-def _shuffled(sample: Sample) -> Sample:
-    """The sample with its choices in an order drawn by its id: the same for every model, on every machine."""
+def _drawn_order(sample: Sample) -> list[int]:
+    """Indices of a sample's choices in an order drawn by its id: the same for every model, on every machine."""
 
     def draw(index: int) -> bytes:
         return hashlib.sha256(f"{sample.id}\n{index}".encode()).digest()
 
-    order = sorted(range(len(sample.choices)), key=draw)
-    choices = tuple([sample.choices[index] for index in order])
-    golds = tuple([place for place, index in enumerate(order) if index in sample.golds])
-    return replace(sample, choices=choices, golds=golds, variables={**sample.variables, "choices": choices})
+    return sorted(range(len(sample.choices)), key=draw)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from bench.tasks.form import Form
 
-_OPTIONS = "{{ stem }}\n{% for text in shown %}{{ labels[loop.index0] }}. {{ text }}\n{% endfor %}"
+_OPTIONS = "{{ stem }}\n{% for label, text in shown %}{{ label }}. {{ text }}\n{% endfor %}"
 _FORMS = {
     "letter": {
         "question": _OPTIONS + "Answer:",

@@ -37,9 +37,9 @@ class Task(StrictModel):
         shots_per: `subject` (each has its own) or `task` (one set for all).
         scoring: name of the default form.
         stem: template of what is asked, without the options. With it, a task has the forms of `bench.tasks.stem`, but
-            for those it writes itself; these may use `stem` and `shown`, the options as they are shown.
+            for those it writes itself; these may use `stem` and `shown`: each option's label and text.
         option: template of an option, `choice`, as it is shown.
-        shuffle_choices: forms that ask for a label show the options in an order drawn by the sample's id.
+        shuffle_choices: where a label is asked for, the options are shown in an order drawn by the sample's id.
         categories: groups of subjects, averaged separately in reports.
         cluster: a column whose equal values make questions a cluster, such as the passage they are about; `bench
             compare` takes no such questions for independent.
