@@ -235,6 +235,7 @@ def test_a_shots_answer_is_the_label_it_is_shown_under(birds: Path) -> None:
     job = put(shuffled(birds), "letter", num_fewshot=3)
     for shot in job.samples[-1].prompt.shots:
         *lines, answer = shot.rstrip("\n").split("\n")
+        assert [line[0] for line in lines[1:]] == ["A", "B", "C", "D"]
         (label,) = [line[0] for line in lines[1:] if line[3:].startswith("right")]
         assert answer == f"Answer: {label}"
 

@@ -107,20 +107,19 @@ class _Writer:
         self.task = task
         self.form: Form = task.forms[scoring]
         self._where = f"{task.path}: forms.{scoring}"
-        self._is_shuffled = task.shuffle_choices and self.form.asks_for_label
 
     def shown(self, sample: Sample) -> Sample:
         """The sample with the labels that its choices are shown under.
 
         The choices keep the rows' order, so that golds and predictions mean the same in all forms.
         """
-        if not self._is_shuffled:
+        if not self.task.shuffle_choices:
             return sample
         labels = dict(zip(self._order(sample), sample.variables["labels"], strict=True))
         return replace(sample, variables={**sample.variables, "labels": tuple([labels[i] for i in sorted(labels)])})
 
     def _order(self, sample: Sample) -> Sequence[int]:
-        return _drawn_order(sample) if self._is_shuffled else range(len(sample.choices))
+        return _drawn_order(sample) if self.task.shuffle_choices else range(len(sample.choices))
 
     def description(self, sample: Sample) -> str:
         return self._render("description", self.form.description, sample)
