@@ -177,7 +177,7 @@ def _check_tasks() -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from bench.report.blocks import is_pll
-    from bench.report.sample import find_score, render_sample
+    from bench.report.sample import find_score, labelled, render_sample
     from bench.report.show import render_run
     from bench.report.speed import read_speed_run
     from bench.report.tables import render_subjects
@@ -205,7 +205,7 @@ def _show(options: argparse.Namespace) -> int:
     else:
         shown = {"prompt": sample.prompt.without_shots(score.num_shots_dropped).text}
     measure = "PLL" if is_pll(run) else "loglikelihood"
-    print(render_sample(score, Screen.of(), measure=measure, choices=sample.sample.choices, **shown))
+    print(render_sample(score, Screen.of(), measure=measure, choices=labelled(sample.sample), **shown))
     return 0
 
 

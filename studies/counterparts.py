@@ -32,6 +32,7 @@ class Counterpart:
         name: the subject as its files are called.
         subjects: those that it has such a task for; none given: all.
         golds: what written answers are held against, from a document and its target there.
+        has_first_shots: its shots of written answers are the first, and no others.
     """
 
     yaml: str
@@ -40,6 +41,7 @@ class Counterpart:
     name: Callable[[str], str] = str
     subjects: tuple[str, ...] = ()
     golds: Callable[[Row, str], Sequence[str]] = _its_target
+    has_first_shots: bool = False
 
     def yaml_of(self, subject: str) -> str:
         """The file of a subject's task."""
@@ -132,6 +134,15 @@ def _bbh(folder: Path, subject: str) -> list[Row]:
     return [row for row in examples if row["target"] not in broken]
 
 
+def _bbh_label(_: Row, target: str) -> Sequence[str]:
+    """The label of an answer: its own, or its place among a subject's words or numbers."""
+    if target.startswith("("):
+        return [target[1]]
+    if target.isdigit():
+        return ["ABCDEFGHIJKLMNOPQRS"[int(target)]]
+    return ["A" if target in ("False", "Yes", "yes", "valid") else "B"]
+
+
 def _belebele(folder: Path, subject: str) -> list[Row]:
     found = []
     for row in read_json_lines(folder / f"belebele/{subject}.jsonl"):
@@ -145,6 +156,10 @@ def _belebele(folder: Path, subject: str) -> list[Row]:
                 {"flores_passage": row["text"], "question": item["question"], **answers, "correct_answer_num": right}
             )
     return found
+
+
+def _mmlu_pro(folder: Path, subject: str, split: str = "test") -> list[Row]:
+    return [row for row in read_json_lines(folder / f"mmlu_pro/{split}.jsonl") if row["category"] == subject]
 
 
 def _gsm8k_number(_: Row, target: str) -> Sequence[str]:
@@ -213,6 +228,8 @@ COUNTERPARTS = {  # by task, and form if it is not the task's own
     "winogrande": Counterpart("winogrande/default.yaml", _json_lines("winogrande/dev.jsonl")),
     "wsc": Counterpart("super_glue/wsc/default.yaml", _mapped("superglue/WSC/val.jsonl", _wsc_fixed)),
     "xcopa": Counterpart("xcopa/default_{0}.yaml", _json_lines("xcopa/data/{0}/test.{0}.jsonl")),
+    "bbh written": Counterpart("bbh/zeroshot/{}.yaml", _bbh, golds=_bbh_label),
+    "bbh cot": Counterpart("bbh/cot_zeroshot/{}.yaml", _bbh, golds=_bbh_label),
     "bbh_cot": Counterpart("bbh/cot_fewshot/{}.yaml", _bbh_examples),
     "flores_from_english": Counterpart(
         "spanish_bench/flores_es/flores_en-es.yaml", _flores, _flores_shots, subjects=("spa_Latn",)
@@ -233,5 +250,12 @@ COUNTERPARTS = {  # by task, and form if it is not the task's own
         "mmlu/generative/mmlu_{}.yaml", _mmlu, lambda folder, subject: _mmlu(folder, subject, "dev")
     ),
     "mmlu cot": Counterpart("mmlu/flan_cot_zeroshot/mmlu_{}.yaml", _mmlu, golds=lambda _, target: [target.strip("()")]),
+    "mmlu_pro_cot": Counterpart(
+        "mmlu_pro/mmlu_pro_{}.yaml",
+        _mmlu_pro,
+        lambda folder, subject: _mmlu_pro(folder, subject, "validation"),
+        name=lambda subject: subject.replace(" ", "_"),
+        has_first_shots=True,
+    ),
     "squad": Counterpart("squadv2/squadv2.yaml", _squad, golds=lambda row, _: row["answers"]["text"]),
 }

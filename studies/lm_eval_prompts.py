@@ -64,7 +64,7 @@ class SampleComparison:
 def lm_eval_task(yaml: str, rows: list[Row], shots: list[Row] | None, **changes: Any) -> Any:
     """lm-evaluation-harness's own task, from its own file with `changes`, over our rows.
 
-    The functions that its file names are left unresolved where `changes` replaces the metrics.
+    Functions that only what is changed would need are never imported: some ask the hub.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,13 +74,13 @@ def lm_eval_task(yaml: str, rows: list[Row], shots: list[Row] | None, **changes:
         from lm_eval.tasks._yaml_loader import load_yaml
 
         path = Path(lm_eval.tasks.__file__).parent / yaml
-        config = load_yaml(path, resolve_func="metric_list" not in changes)
+        config = load_yaml(path, resolve_func=False) | changes
+        config = {key: _with_functions(value) for key, value in config.items()}
         logging.disable(logging.WARNING)
         try:
             table = datasets.Dataset.from_list(rows)
             if "class" in config:
-                return _task_of_class(load_yaml(path)["class"], table)
-            config.update(changes)
+                return _task_of_class(config["class"], table)
             keys = ("training_split", "validation_split", "test_split", "fewshot_split")
             splits = {config[key]: table for key in keys if config.get(key)}
             if shots is not None:
@@ -90,6 +90,19 @@ def lm_eval_task(yaml: str, rows: list[Row], shots: list[Row] | None, **changes:
             return ConfigurableTask(config=config)
         finally:
             logging.disable(logging.NOTSET)
+
+
+def _with_functions(value: Any) -> Any:
+    """What a file says, with the functions that it names in place of their paths."""
+    import lm_eval.tasks
+    from lm_eval.tasks._yaml_loader import _import_fun_from_str
+
+    if isinstance(value, dict):
+        return {key: _with_functions(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_with_functions(own) for own in value]
+    is_path = isinstance(value, str) and value.startswith(str(Path(lm_eval.tasks.__file__).parent))
+    return _import_fun_from_str(value) if is_path else value
 
 
 def form_of(name: str) -> Form:
@@ -167,7 +180,7 @@ class _Pair:
     ) -> Iterator[SampleComparison]:
         is_written = self.form.lane == "generate"
         changes: dict[str, Any] = {"metric_list": None, "filter_list": None} if is_written else {}
-        if is_written and shots is not None:
+        if is_written and shots is not None and not self.counterpart.has_first_shots:
             changes["fewshot_config"] = {"sampler": "first_n"}
         theirs = lm_eval_task(self.counterpart.yaml_of(self.subject), rows, shots, **changes)
         for document, item in zip(theirs.eval_docs, samples, strict=True):
@@ -258,15 +271,26 @@ def _describe_stops(ours: Sequence[str], theirs: Collection[tuple[str, ...]]) ->
     return "stops at those of all subjects, there at its own" if len(theirs) > 1 else ""
 
 
-def write_stand_in_shots(data: Path, folder: Path) -> None:
-    """Write MMLU-Pro's rows to `folder`/mmlu_pro, with the last of test as shots: those of validation are with the hub.
+def write_stand_in_shots(data: Path, folder: Path) -> Path:
+    """Write MMLU-Pro's rows to `folder`/mmlu_pro, with rows of test as shots: those of validation are with the hub.
+
+    They are the last five of each subject, with a chain of thought that is as short as can be.
 
     Args:
         data: holds all data sets.
         folder: for the copy.
+
+    Returns:
+        The copy.
     """
-    rows = read_json_lines(data / "mmlu_pro/test.jsonl")
-    (folder / "mmlu_pro").mkdir(parents=True)
-    for name, own in (("test", rows), ("validation", rows[-5:])):
-        text = "".join(json.dumps(row) + "\n" for row in own)
-        (folder / f"mmlu_pro/{name}.jsonl").write_text(text, encoding="utf-8")
+    rows, copy = read_json_lines(data / "mmlu_pro/test.jsonl"), folder / "mmlu_pro"
+    by_subject: dict[str, list[Row]] = {}
+    for row in rows:
+        thought = f"A: Let's think step by step. The answer is ({row['answer']})."
+        by_subject.setdefault(row["category"], []).append({**row, "cot_content": thought})
+    copy.mkdir(parents=True)
+    shots = [row for own in by_subject.values() for row in own[-5:]]
+    for name, kept in (("test", rows), ("validation", shots)):
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        (copy / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return copy

@@ -25,6 +25,7 @@ from bench.errors import DataMissingError
 from bench.runs.disk import write_atomically
 from bench.tasks.checking import TaskCheck, check_tasks
 from bench.tasks.source import Source
+from bench.tasks.stem import stem_forms
 from bench.tasks.task import Task, list_tasks, load_task
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "tasks.md"
@@ -38,7 +39,7 @@ brackets), and the hub's data set at its pinned commit, which is read when no fo
 so many samples, the first of each subject, all contexts, continuations and right answers were compared with those that
 lm-evaluation-harness 0.4.13 makes from its own task file; so many were equal byte for byte. Where a task's own shots
 were not at hand, rows of test stood in for them on both sides. Which of its tasks that is, and what differs, stands
-below the tables.
+below the tables. Forms that share a row come of the task's `stem`: their wording is this project's, and one for all.
 """
 _WRITTEN = """
 ## Answered in writing
@@ -59,7 +60,7 @@ def study(options: argparse.Namespace) -> int:
     checks = {check.name: check for check in check_tasks(task.name for task in tasks)}
     template = _template()
     found = {name: _compare(Path(data), name, checks, options.samples, template) for name in COUNTERPARTS}
-    rows = [_row(task, form, checks[task.name], found) for task in tasks for form in task.forms]
+    rows = [_row(task, forms, checks[task.name], found) for task in tasks for forms in _rows_of(task)]
     header = "task, form, lane, samples, subjects, shots, metrics, source, licence, version, equal to lm-eval"
     written = [_written_row(name, own) for name, own in sorted(found.items()) if own and own[0].asked]
     written_header = "task, form, its file there, prompts, in turns, right answers, settings"
@@ -95,28 +96,44 @@ def _compare(
     if not check.note:
         return list(compare_prompts(data, name, num_samples, template=template))
     with tempfile.TemporaryDirectory(prefix="steelyard-study-") as folder:
-        write_stand_in_shots(data, Path(folder))
-        return list(compare_prompts(Path(folder), name, num_samples, data_dir=Path(folder, check.name)))
+        copy = write_stand_in_shots(data, Path(folder))
+        return list(compare_prompts(Path(folder), name, num_samples, data_dir=copy, template=template))
 
 
-def _row(task: Task, form: str, check: TaskCheck, found: dict[str, list[SampleComparison]]) -> list[object]:
+def _rows_of(task: Task) -> list[list[str]]:
+    """A row for each form, but one for all that come of the task's stem and are nobody else's."""
+    own = [
+        name for name, form in task.forms.items() if form != stem_forms().get(name) or _key(task, name) in COUNTERPARTS
+    ]
+    return [[name] for name in own] + [[name for name in task.forms if name not in own]] * (len(own) < len(task.forms))
+
+
+def _key(task: Task, form: str) -> str:
+    return task.name if form == task.scoring else f"{task.name} {form}"
+
+
+def _row(task: Task, forms: Sequence[str], check: TaskCheck, found: dict[str, list[SampleComparison]]) -> list[object]:
     left_out = (check.num_rows or 0) - check.num_samples
     samples = "any" if check.num_rows is None else f"{check.num_samples:,}" + (f" ({left_out:,})" if left_out else "")
-    how = task.forms[form]
-    key = task.name if form == task.scoring else f"{task.name} {form}"
+    key = _key(task, forms[0])
     return [
         f"`{task.name}`",
-        form,
-        how.lane,
+        _each(forms),
+        _each([task.forms[form].lane for form in forms]),
         samples,
         check.num_subjects or "",
-        task.num_fewshot_of(form),
-        ", ".join(how.metrics),
+        _each([str(task.num_fewshot_of(form)) for form in forms]),
+        _each([name for form in forms for name in task.forms[form].metrics]),
         "; ".join(_source(source) for source in task.sources),
         task.licence,
         task.version,
         _equality(key, found[key], check) if key in found else "no such task there",
     ]
+
+
+def _each(values: Sequence[str]) -> str:
+    """Each value once."""
+    return ", ".join(dict.fromkeys(values))
 
 
 def _equality(key: str, found: Sequence[SampleComparison], check: TaskCheck) -> str:

@@ -112,10 +112,11 @@ def _write_exams(folder: Path) -> None:
     options = [f"option {n} " for n in range(10)]
     rows_pro = [
         {"question_id": 7, "question": TRICKY, "options": options, "answer": "J", "category": "law"},
-        {"question_id": 8, "question": " y?\n", "options": options[:3], "answer": "B", "category": "math"},
+        {"question_id": 8, "question": " y?\n", "options": options[:3], "answer": "B", "category": "computer science"},
     ]
     _write_rows(folder / "mmlu_pro/test.jsonl", [{**row, "cot_content": ""} for row in rows_pro])
-    shots = [{**rows_pro[n % 2], "question_id": n, "question": f"shot {n}", "cot_content": "so"} for n in range(6)]
+    thought = "A: Let's think step by step. So the answer is (B)."
+    shots = [{**rows_pro[n % 2], "question_id": n, "question": f"shot {n}", "cot_content": thought} for n in range(11)]
     _write_rows(folder / "mmlu_pro/validation.jsonl", shots)
 
 

@@ -64,6 +64,51 @@ FILES: Mapping[str, tuple[str, str, str]] = {  # by what is wrong: text in the f
     ),
     "shots from nowhere": ("scoring:", "num_fewshot: 1\nscoring:", "has no `shots`, but num_fewshot is 1"),
     "a form's shots from nowhere": ("labels\n", "labels\n    num_fewshot: 1\n", "has no `shots`, but num_fewshot is 1"),
+    "an unknown variable in the stem": (
+        "scoring:",
+        'stem: "{{ quest }}"\nscoring:',
+        "yaml: stem: unknown variable 'quest'",
+    ),
+    "the gold in the stem": ("scoring:", 'stem: "{{ right }}"\nscoring:', "yaml: stem: unknown variable 'right'"),
+    "a choice in the stem": ("scoring:", 'stem: "{{ choice }}"\nscoring:', "yaml: stem: unknown variable 'choice'"),
+    "a stem that fails": (
+        """forms:
+  letter:
+    question: "{{ question }} {{ choices | join(', ') }}"
+    continuations: labels
+""",
+        'stem: "{{ question[99].x }}"\n',
+        "birds.yaml: stem: fails on sample song/0",
+    ),
+    "an empty stem": ("scoring:", "stem: ''\nscoring:", "birds.yaml:10: stem: is empty"),
+    "an unknown variable in an option": (
+        "scoring:",
+        'stem: "?"\noption: "{{ choise }}"\nscoring:',
+        "birds.yaml: option: unknown variable 'choise'; did you mean 'choice'?",
+    ),
+    "an option without a stem": ("scoring:", 'option: "{{ choice }}"\nscoring:', "`option` goes with `stem`"),
+    "the stem of none": ("{{ question }}", "{{ stem }}", "forms.letter.question: unknown variable 'stem'"),
+    "nothing to choose under a stem": (
+        """      choices: [a, b, c]
+      gold: {column: right, as: number}
+      subject: topic
+scoring: letter
+forms:
+  letter:
+    question: "{{ question }} {{ choices | join(', ') }}"
+    continuations: labels
+""",
+        """      subject: topic
+scoring: letter
+stem: "{{ question }}"
+""",
+        "birds.yaml: sources[0]: has no `columns.choices`, which `stem` needs",
+    ),
+    "an order that nothing shows": (
+        "labels\n",
+        "choices\nshuffle_choices: true\n",
+        "shuffle_choices: none of the forms asks for a label",
+    ),
     "no such file": ("birds.csv", "bird.csv", "task birds: rows not at hand (no files bird.csv in"),
     "an unknown format": ("birds.csv", "birds.yaml", "unknown format '.yaml'; allowed: .csv, .json"),
 }
@@ -138,6 +183,7 @@ def test_wrong_rows_of_a_jsonl_are_one_line(tmp_path: Path, cli: Bench, second: 
     ("use", "message"),
     [
         (", scoring: cloze", "tasks[1].scoring: 'cloze' is not a form of task birds.yaml; allowed: letter"),
+        (", scoring: writen", "tasks[1].scoring: 'writen' is not a form of task birds.yaml; did you mean 'written'?"),
         (", data_dir: nowhere", "task birds: rows not at hand (data_dir: no folder nowhere)"),
         (", data_dir: plan.yaml", "task birds: rows not at hand (data_dir: no folder plan.yaml)"),
         (", data_dir: '${NOWHERE_DIR}'", "task birds: rows not at hand (NOWHERE_DIR is not set)"),
@@ -151,7 +197,8 @@ def test_a_wrong_use_of_a_task_is_one_line(
 ) -> None:
     (tmp_path / "birds.csv").write_text(ROWS)
     monkeypatch.chdir(tmp_path)
-    assert message in run_wrong(tmp_path, cli, use=use)
+    task = TASK.replace("forms:", 'stem: "{{ question }}"\nforms:') if "writen" in use else TASK
+    assert message in run_wrong(tmp_path, cli, task=task, use=use)
 
 
 def test_folders_in_the_place_of_files(tmp_path: Path, cli: Bench) -> None:

@@ -20,8 +20,8 @@ PACKAGE = Path(__file__).parents[1] / "bench"
 LAYERS = [
     """bench errors records completer""",
     """catalog catalog.* api api.spec api.presets api.contract api.failures api.streams
-    schema speed speed.spec vllm vllm.spec tasks tasks.template tasks.source tasks.form tasks.task config plan
-    measures metrics stats stats.* writing writing.extract
+    schema speed speed.spec vllm vllm.spec tasks tasks.template tasks.source tasks.form tasks.stem tasks.task config
+    plan measures metrics stats stats.* writing writing.extract
     writing.extract.* writing.execution writing.answers writing.written
     engine engine.tree engine.pack engine.batches engine.deal engine.seq2seq engine.seq2seq.pack
     engine.seq2seq.estimate engine.masked engine.masked.pack engine.masked.estimate engine.levels engine.patterns

@@ -242,7 +242,6 @@ def test_the_documented_example_works_as_it_stands(tmp_path: Path) -> None:
     task, use = load_task(path), use_of(path)
     letter = build_prompts(task, use.scoring, load_rows(task, use), use.num_fewshot)
     assert letter[1].requests[0].prompt.text == (
-        "Questions about the song of birds.\n\n"
         "Which bird sings at night?\nA. Nightingale\nB. Eagle\nC. Swan\nAnswer: A\n\n"
         "Which bird copies speech?\nA. Sparrow\nB. Parrot\nC. Owl\nAnswer:"
     )

@@ -132,7 +132,9 @@ def test_nothing_is_wider_than_the_screen(width):
     run = make_run(groups=summarise(scores(), SUBJECTS)["groups"], notes=["a note " * 30])
     assert max(widths(render_run(run, Screen(width)))) <= width
     assert max(widths(render_subjects(run, Screen(width)))) <= width
-    sample = render_sample(scores()[0], Screen(width), choices=["long " * 30, "b", "c", "d"], prompt="word " * 99)
+    sample = render_sample(
+        scores()[0], Screen(width), choices={"A": "long " * 30, "B": "b", "C": "c", "D": "d"}, prompt="word " * 99
+    )
     assert max(widths(sample)) <= width
 
 
@@ -320,7 +322,12 @@ def sample_score(**changes):
 
 
 def test_a_sample_shows_each_choice_the_prediction_and_what_is_right():
-    text = render_sample(sample_score(), WIDE, choices=["alpha", "beta", "gamma", "delta"], prompt="Question?\nAnswer:")
+    text = render_sample(
+        sample_score(),
+        WIDE,
+        choices={"A": "alpha", "B": "beta", "C": "gamma", "D": "delta"},
+        prompt="Question?\nAnswer:",
+    )
     rows = {line.split()[0]: line for line in text.splitlines() if line[:1] in "ABCD" and "-" in line}
     assert rows["B"].split()[1:6] == ["beta", "-1.0000", "86.7", "-0.2000", "no"]
     assert rows["B"].endswith("← predicted (acc)")
@@ -346,7 +353,7 @@ def test_a_sample_says_when_acc_and_acc_norm_disagree_and_what_was_cut():
 
 
 def test_a_cut_choice_is_shown_in_full_below():
-    text = render_sample(sample_score(), NARROW, choices=["very " * 20 + "long", "b", "c", "d"])
+    text = render_sample(sample_score(), NARROW, choices={"A": "very " * 20 + "long", "B": "b", "C": "c", "D": "d"})
     assert len(lines_with(text, "…")) == 1
     assert " ".join(text.split()).count("very " * 20 + "long") == 1
 
@@ -368,7 +375,7 @@ def test_foreign_text_is_data():
     for screen in (WIDE, Screen(120, has_color=True)):
         shown = [render_runs([run], screen), render_run(replace(run, scores=(failed,)), screen)]
         shown += [render_subjects(run, screen), render_sample(failed, screen)]
-        shown.append(render_sample(sample_score(), screen, choices=[NASTY] * 4, prompt=NASTY))
+        shown.append(render_sample(sample_score(), screen, choices=dict.fromkeys("ABCD", NASTY), prompt=NASTY))
         for text in shown:
             assert "[bold red]" in text
             assert ":smile:" in text

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from rich.text import Text
 
 from bench.errors import RunFolderError
 from bench.measures import length_normalised
-from bench.records import Score
+from bench.records import Sample, Score
 from bench.report.grid import Column, draw_row, draw_rule, draw_titles, fit
 from bench.report.text import LABEL_WIDTH, Screen, count, hanging, one_line, percent, plural, printable
 from bench.runs.reading import Run
@@ -26,12 +27,20 @@ def find_score(run: Run, sample_id: str) -> Score:
     raise RunFolderError(f"{run.path} has no sample {sample_id!r} among {len(scores)}{hint}")
 
 
+def labelled(sample: Sample) -> dict[str, str]:
+    """A sample's choices by the labels they were shown under; by letters where its task gives them none."""
+    if not sample.choices:
+        return {}
+    labels = sample.variables.get("labels") or [_letter(index) for index in range(len(sample.choices))]
+    return dict(zip(labels, sample.choices, strict=True))
+
+
 def render_sample(
     score: Score,
     screen: Screen,
     *,
     measure: str = "loglikelihood",
-    choices: Sequence[str] = (),
+    choices: Mapping[str, str] = MappingProxyType({}),
     prompt: str | None = None,
     question: str | None = None,
 ) -> str:
@@ -41,7 +50,7 @@ def render_sample(
         score: the sample's line of the journal.
         screen: where this goes.
         measure: what its loglikelihoods are: `PLL`, where they are none.
-        choices: the choices' texts, in order; without them they are numbered only.
+        choices: the choices' texts by their labels, see `labelled`; without them they are lettered only.
         prompt: the context that was scored, shown below.
         question: the question alone, where the prompt is not known.
     """
@@ -79,28 +88,36 @@ def _verdict(score: Score) -> str:
     return acc if acc == acc_norm else f"{acc} by acc, {acc_norm} by acc_norm"
 
 
-def _answer(score: Score, choices: Sequence[str]) -> str | None:
+def _answer(score: Score, choices: Mapping[str, str]) -> str | None:
     """What was read from a completion, beside what is right."""
     if score.error is not None or score.loglikelihoods:
         return None
     found = "not recorded" if score.completion is None else score.extracted or "none found"
-    if score.prediction is not None and score.prediction < len(choices):
-        found += f" {choices[score.prediction]}"
-    if score.correct or score.gold is None or score.gold >= len(choices):
+    options = list(choices.items())
+    if score.prediction is not None and score.prediction < len(options):
+        found += f" {options[score.prediction][1]}"
+    if score.correct or score.gold is None or score.gold >= len(options):
         return found
-    return f"{found}; right is {_letter(score.gold)} {choices[score.gold]}"
+    return f"{found}; right is {' '.join(options[score.gold])}"
 
 
-def _choice_table(score: Score, measure: str, choices: Sequence[str], screen: Screen) -> list[Text]:
+def _choice_table(score: Score, measure: str, choices: Mapping[str, str], screen: Screen) -> list[Text]:
     total = math.log(sum(math.exp(value - max(score.loglikelihoods)) for value in score.loglikelihoods))
     shares = [math.exp(value - max(score.loglikelihoods) - total) for value in score.loglikelihoods]
     norms = length_normalised(score.loglikelihoods, score.num_choice_chars)
     numbers = range(len(score.loglikelihoods))
-    texts = [one_line(text) for text in choices] if len(choices) == len(numbers) else [""] * len(numbers)
+    has_texts = len(choices) == len(numbers)
+    texts = [one_line(text) for text in choices.values()] if has_texts else [""] * len(numbers)
+    labels = [one_line(label) for label in choices] if has_texts else [_letter(i) for i in numbers]
     marks = [_marks(score, index) for index in numbers]
     columns, _ = fit(
         [
-            Column("choice", tuple(f"{_letter(i)}  {text}".rstrip() for i, text in enumerate(texts)), 0, False),
+            Column(
+                "choice",
+                tuple(f"{label}  {text}".rstrip() for label, text in zip(labels, texts, strict=True)),
+                0,
+                False,
+            ),
             Column(measure, tuple(f"{value:.4f}" for value in score.loglikelihoods), style="bold"),
             Column("share %", tuple(percent(share, 1) for share in shares), 3),
             Column("per character", tuple(f"{value:.4f}" for value in norms), 2),
@@ -112,8 +129,8 @@ def _choice_table(score: Score, measure: str, choices: Sequence[str], screen: Sc
     lines = [draw_titles(columns), draw_rule(columns), *(draw_row(columns, index) for index in numbers)]
     if any("…" in cell and "…" not in text for cell, text in zip(columns[0].cells, texts, strict=True)):
         lines.append(Text())
-        for index, text in enumerate(texts):
-            lines += hanging(screen, Text(f"{_letter(index)}  "), Text(text))
+        for label, text in zip(labels, texts, strict=True):
+            lines += hanging(screen, Text(f"{label}  "), Text(text))
     return lines
 
 

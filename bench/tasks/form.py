@@ -87,13 +87,14 @@ class Form(StrictModel):
         return self.continuation is not None and _uses_choice(self.question)
 
     @property
+    def asks_for_label(self) -> bool:
+        """Whether the answer is a choice's label, so that it matters where the choice stands."""
+        return self.continuations == "labels" or self.extraction.how == "letter"
+
+    @property
     def needs_choices(self) -> bool:
         """Whether rows without choices cannot be put this way."""
-        return (
-            self.continuations is not None
-            or self.has_choice_in_context
-            or (self.extract is not None and self.extract.how == "letter")
-        )
+        return self.continuations is not None or self.has_choice_in_context or self.asks_for_label
 
     @model_validator(mode="before")
     @classmethod

@@ -50,7 +50,7 @@ def _check_use(task: Task, spec: TaskSpec) -> None:
             f"task {spec.task} runs what the model writes, as you and without a sandbox; if that is meant, say "
             "`allow_code_execution: true` at the task in the plan"
         )
-    if spec.labels is not None and "labels" not in template_variables(question):
+    if spec.labels is not None and not {"labels", "shown"} & template_variables(question):
         raise PlanError(f"task {spec.task}: labels: form {spec.scoring!r} shows none, or writes its own")
     if spec.chat_template and not question:
         raise PlanError(f"task {spec.task}: chat_template: form {spec.scoring!r} scores whole texts, which nobody asks")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ from bench.records import Prompt, PromptedSample, Request, Sample
 from bench.tasks.dataset import Dataset
 from bench.tasks.form import Form
 from bench.tasks.task import Task
-from bench.tasks.template import compile_template
+from bench.tasks.template import compile_template, template_variables
 
 
 def build_prompts(
@@ -44,8 +44,8 @@ def build_prompts(
     is_shot = {id(shot) for pool in dataset.shots.values() for shot in pool[:num_fewshot]}
     prompted: list[PromptedSample] = []
     for sample in dataset.samples:
-        subject = sample.subject
-        text = _joined(system_prompt or "", writer.description(sample), writer.form.shot_separator)
+        subject, shown = sample.subject, writer.shown(sample)
+        text = _joined(system_prompt or "", writer.description(shown), writer.form.shot_separator)
         description = descriptions.setdefault(text, text)
         if id(sample) in is_shot:
             own_shots = _shots(writer, dataset, sample, num_fewshot)
@@ -54,7 +54,7 @@ def build_prompts(
                 shots[subject] = _shots(writer, dataset, sample, num_fewshot)
             own_shots = shots[subject]
         build = partial(Prompt, description, own_shots.texts, turns=own_shots.turns)
-        prompted.append(PromptedSample(sample, writer.requests(sample, build)))
+        prompted.append(PromptedSample(shown, writer.requests(shown, build)))
     return prompted
 
 
@@ -88,7 +88,7 @@ def _shots(writer: _Writer, dataset: Dataset, sample: Sample, num_fewshot: int) 
             f"subject {sample.subject!r} of task {writer.task.name}" if sample.subject else f"task {writer.task.name}"
         )
         raise PlanError(f"num_fewshot is {num_fewshot}, but {whose} has {len(others)} shots for sample {sample.id}")
-    turns = tuple([writer.turn(shot) for shot in others[:num_fewshot]])
+    turns = tuple([writer.turn(writer.shown(shot)) for shot in others[:num_fewshot]])
     delimiter, separator = writer.form.delimiter, writer.form.shot_separator
     return _Shots(tuple([question + delimiter + answer + separator for question, answer in turns]), turns)
 
@@ -107,6 +107,19 @@ class _Writer:
         self.task = task
         self.form: Form = task.forms[scoring]
         self._where = f"{task.path}: forms.{scoring}"
+
+    def shown(self, sample: Sample) -> Sample:
+        """The sample with the labels that its choices are shown under.
+
+        The choices keep the rows' order, so that golds and predictions mean the same in all forms.
+        """
+        if not self.task.shuffle_choices:
+            return sample
+        labels = dict(zip(self._order(sample), sample.variables["labels"], strict=True))
+        return replace(sample, variables={**sample.variables, "labels": tuple([labels[i] for i in sorted(labels)])})
+
+    def _order(self, sample: Sample) -> Sequence[int]:
+        return _drawn_order(sample) if self.task.shuffle_choices else range(len(sample.choices))
 
     def description(self, sample: Sample) -> str:
         return self._render("description", self.form.description, sample)
@@ -153,9 +166,31 @@ class _Writer:
         return labels if self.form.continuations == "labels" else sample.choices
 
     def _render(self, key: str, source: str, sample: Sample, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        return self._filled(f"{self._where}.{key}", source, sample, {**more, **self._parts(source, sample)})
+
+    def _parts(self, source: str, sample: Sample) -> dict[str, object]:
+        """What a form's template uses of the task's own: `stem`, and `shown`, the options with their labels."""
+        task, used = self.task, template_variables(source)
+        parts: dict[str, object] = {}
+        if task.stem is not None and "stem" in used:
+            parts["stem"] = self._filled(f"{task.path}: stem", task.stem, sample, {})
+        if task.stem is not None and "shown" in used:
+            where, labels = f"{task.path}: option", sample.variables["labels"]
+            texts = [self._filled(where, task.option, sample, {"choice": one}) for one in sample.choices]
+            parts["shown"] = [(labels[index], texts[index]) for index in self._order(sample)]
+        return parts
+
+    def _filled(self, where: str, source: str, sample: Sample, more: Mapping[str, object]) -> str:
         try:
             return compile_template(source).render({**sample.variables, **more})
         except Exception as problem:  # a template is a small program and may fail in any way
-            raise TaskError(
-                f"{self._where}.{key}: fails on sample {sample.id}: {' '.join(str(problem).split())}"
-            ) from None
+            raise TaskError(f"{where}: fails on sample {sample.id}: {' '.join(str(problem).split())}") from None
+
+
+def _drawn_order(sample: Sample) -> list[int]:
+    """Indices of a sample's choices in an order drawn by its id: the same for every model, on every machine."""
+
+    def draw(index: int) -> bytes:
+        return hashlib.sha256(f"{sample.id}\n{index}".encode()).digest()
+
+    return sorted(range(len(sample.choices)), key=draw)

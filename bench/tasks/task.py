@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -18,9 +18,11 @@ from bench.errors import TaskError, one_of
 from bench.schema import Many, StrictModel, load_yaml, validate
 from bench.tasks.form import Form
 from bench.tasks.source import LABELS, Columns, Files, Source, template_names
+from bench.tasks.stem import stem_forms
 from bench.tasks.template import expression_variables, template_variables
 
 TASKS_DIR = Path(bench.__file__).parents[1] / "tasks"
+_TRIMMED = "{{ choice | trim }}"
 
 
 class Task(StrictModel):
@@ -34,6 +36,10 @@ class Task(StrictModel):
         num_fewshot: how many shots, unless the plan says otherwise.
         shots_per: `subject` (each has its own) or `task` (one set for all).
         scoring: name of the default form.
+        stem: template of what is asked, without the options. With it, a task has the forms of `bench.tasks.stem`, but
+            for those it writes itself; these may use `stem` and `shown`: each option's label and text.
+        option: template of an option, `choice`, as it is shown.
+        shuffle_choices: where a label is asked for, the options are shown in an order drawn by the sample's id.
         categories: groups of subjects, averaged separately in reports.
         cluster: a column whose equal values make questions a cluster, such as the passage they are about; `bench
             compare` takes no such questions for independent.
@@ -48,6 +54,9 @@ class Task(StrictModel):
     num_fewshot: Annotated[int, Field(ge=0)] = 0
     shots_per: Literal["subject", "task"] = "subject"
     scoring: str
+    stem: Annotated[str, Field(min_length=1)] | None = None
+    option: Annotated[str, Field(min_length=1)] = _TRIMMED
+    shuffle_choices: bool = False
     forms: Annotated[dict[str, Form], Field(min_length=1)]
     categories: dict[str, Many[str]] = Field(default_factory=dict)
     cluster: str | None = None
@@ -67,6 +76,26 @@ class Task(StrictModel):
     def name(self) -> str:
         """The task file's name without `.yaml`."""
         return self._path.stem
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_forms(cls, data: Any) -> Any:
+        """Those of a stem, where the file has none of their name."""
+        own = data.get("forms", {}) if isinstance(data, dict) else None
+        if not isinstance(own, dict) or data.get("stem") is None:
+            return data
+        return {**data, "forms": own | {name: form for name, form in stem_forms().items() if name not in own}}
+
+    @model_validator(mode="after")
+    def _check_stem(self) -> Task:
+        if self.option != _TRIMMED and self.stem is None:
+            raise ValueError("`option` goes with `stem`")
+        if self.shuffle_choices and not any(form.asks_for_label for form in self.forms.values()):
+            raise ValueError("shuffle_choices: none of the forms asks for a label")
+        for number, source in enumerate(self.sources):
+            if self.stem is not None and source.columns.choices is None:
+                raise ValueError(f"sources[{number}]: has no `columns.choices`, which `stem` needs")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Task:
@@ -167,19 +196,26 @@ def check_templates(task: Task, names: set[str] | None) -> None:
     Raises:
         TaskError: names the file, the key and the nearest valid variable.
     """
+    parts = {"stem": (task.stem, names), "option": (task.option, _and(names, "choice"))}
+    for key, (source, allowed) in parts.items():
+        if source is not None:
+            _check_template(f"{task.path}: {key}", source, allowed)
+    usable = names if task.stem is None else _and(names, "stem", "shown")
     for name, form in task.forms.items():
-        own = names if names is None or form.continuation is None else {*names, "choice"}
         templates = {
-            "description": form.description,
-            "question": form.question,
-            "continuation": form.continuation,
-            "answer": form.answer,
-            "program": form.program,
+            "description": (form.description, usable),
+            "question": (form.question, usable if form.continuation is None else _and(usable, "choice")),
+            "continuation": (form.continuation, usable),
+            "answer": (form.answer, usable),
+            "program": (form.program, _and(names, "completion")),
         }
-        further = {"question": own, "program": None if names is None else {*names, "completion"}}
-        for key, source in templates.items():
+        for key, (source, allowed) in templates.items():
             if source is not None:
-                _check_template(f"{task.path}: forms.{name}.{key}", source, further.get(key, names))
+                _check_template(f"{task.path}: forms.{name}.{key}", source, allowed)
+
+
+def _and(names: set[str] | None, *more: str) -> set[str] | None:
+    return None if names is None else {*names, *more}
 
 
 def _check_template(where: str, source: str, names: set[str] | None) -> None:
