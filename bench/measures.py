@@ -53,9 +53,9 @@ def length_normalised(values: Sequence[float], num_chars: Sequence[int]) -> tupl
     return tuple(value / num if num else -math.inf for value, num in zip(values, num_chars, strict=True))
 
 
-def first_highest(values: Sequence[float]) -> int:
-    """Index of the highest value, the first of them on a tie."""
-    return max(range(len(values)), key=values.__getitem__)
+def first_highest(values: Sequence[float], order: Sequence[int] = ()) -> int:
+    """Index of the highest value; on a tie the first of them, in `order` where one is given."""
+    return max(order or range(len(values)), key=values.__getitem__)
 
 
 def is_tied(values: Sequence[float]) -> bool:

@@ -55,10 +55,10 @@ def score_sample(
 ) -> Score:
     """Turn the loglikelihoods of a sample's requests into its score, as lm-evaluation-harness does.
 
-    The prediction is the first of the highest loglikelihoods. `acc_norm` divides each by the length of its choice in
-    characters, the delimiter between context and choice not counted. Where there is but one continuation and nothing
-    to choose, it is right if each of its tokens was the most probable one. A loglikelihood that is no finite number
-    gives an error, not a score.
+    The prediction is the first of the highest loglikelihoods, in the order in which the choices are shown. `acc_norm`
+    divides each by the length of its choice in characters, the delimiter between context and choice not counted. Where
+    there is but one continuation and nothing to choose, it is right if each of its tokens was the most probable one. A
+    loglikelihood that is no finite number gives an error, not a score.
     """
     if len(loglikelihoods) != len(prompted.requests):
         raise ValueError(
@@ -72,8 +72,8 @@ def score_sample(
     is_greedy = tuple(bool(one.is_greedy) for one in loglikelihoods)
     sample = prompted.sample
     is_choice = bool(sample.golds)
-    prediction = first_highest(values) if is_choice else None
-    prediction_norm = first_highest(length_normalised(values, num_chars)) if is_choice else None
+    prediction = first_highest(values, sample.order) if is_choice else None
+    prediction_norm = first_highest(length_normalised(values, num_chars), sample.order) if is_choice else None
     return Score(
         id=sample.id,
         subject=sample.subject,

@@ -27,6 +27,7 @@ class Sample:
         variables: what templates may use: the row's columns, without the gold's, and the normalised
             `question`, `choices`, `labels`, `subject`.
         references: the right answers' texts, where the answer is written rather than chosen.
+        order: indices of the choices as they are shown, where that is another order than the rows'.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Sample:
     golds: tuple[int, ...]
     variables: Mapping[str, Any] = field(repr=False)
     references: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
 
     @property
     def gold(self) -> int | None:

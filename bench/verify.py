@@ -22,6 +22,7 @@ from bench.engine.tokenwise import cut_at
 from bench.errors import RunFolderError, ScoringError, VerifyError, one_of
 from bench.imports import is_imported
 from bench.local_model import LocalModel, MadeWith
+from bench.measures import first_highest
 from bench.records import PromptedSample, Score
 from bench.runs.disk import lock_folder, write_json
 from bench.runs.names import RUN_FILE, SAMPLES_FILE, identity
@@ -229,7 +230,7 @@ def _rescore(
             continue  # `_inconsistencies` has said so
         own = [abs(a - b) for a, b in zip(plain, score.loglikelihoods, strict=True)]
         differences += own
-        if score.prediction is not None and plain.index(max(plain)) != score.prediction:
+        if score.prediction is not None and first_highest(plain, sample.sample.order) != score.prediction:
             flips.append(score.id)
         allowed = [tolerance * num for num in num_tokens]
         if any(difference > limit for difference, limit in zip(own, allowed, strict=True)):

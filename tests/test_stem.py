@@ -15,7 +15,8 @@ from api_server import KEY, ApiServer, Said
 from runs import Bench, only_run, read_info, read_lines
 
 from bench.config import TaskSpec
-from bench.records import Completion
+from bench.metrics import score_sample
+from bench.records import Completion, Loglikelihood
 from bench.tasks.job import TaskJob
 from bench.tasks.prepare import prepare_task_job
 from bench.tasks.task import list_tasks
@@ -229,6 +230,16 @@ def test_options_are_shown_in_an_order_drawn_by_the_samples_id(birds: Path) -> N
 def test_where_no_label_is_asked_for_the_order_is_the_rows(birds: Path) -> None:
     (item, *_) = put(shuffled(birds), "cloze").samples
     assert [one.continuation for one in item.requests] == [" right 0", " one", " two", " three"]
+
+
+def test_of_equal_options_the_first_that_is_shown_is_taken(birds: Path) -> None:
+    """The first of the rows' is always the right one."""
+    for form in ("letter", "cloze"):
+        job = put(shuffled(birds), form)
+        scores = [score_sample(item, [Loglikelihood(-1.0, False, 1)] * 4) for item in job.samples]
+        assert all(score.tie for score in scores)
+        num_right = sum(bool(score.correct) for score in scores)
+        assert 50 < num_right < 100 if form == "letter" else num_right == 300
 
 
 def test_a_shots_answer_is_the_label_it_is_shown_under(birds: Path) -> None:

@@ -109,17 +109,16 @@ class _Writer:
         self._where = f"{task.path}: forms.{scoring}"
 
     def shown(self, sample: Sample) -> Sample:
-        """The sample with the labels that its choices are shown under.
+        """The sample with the order that its choices are shown in, and the labels that it gives them.
 
         The choices keep the rows' order, so that golds and predictions mean the same in all forms.
         """
-        if not self.task.shuffle_choices:
+        if not self.task.shuffle_choices or not self.form.asks_for_label:
             return sample
-        labels = dict(zip(self._order(sample), sample.variables["labels"], strict=True))
-        return replace(sample, variables={**sample.variables, "labels": tuple([labels[i] for i in sorted(labels)])})
-
-    def _order(self, sample: Sample) -> Sequence[int]:
-        return _drawn_order(sample) if self.task.shuffle_choices else range(len(sample.choices))
+        order = _drawn_order(sample)
+        labels = dict(zip(order, sample.variables["labels"], strict=True))
+        own = {**sample.variables, "labels": tuple([labels[i] for i in sorted(labels)])}
+        return replace(sample, variables=own, order=order)
 
     def description(self, sample: Sample) -> str:
         return self._render("description", self.form.description, sample)
@@ -177,7 +176,7 @@ class _Writer:
         if task.stem is not None and "shown" in used:
             where, labels = f"{task.path}: option", sample.variables["labels"]
             texts = [self._filled(where, task.option, sample, {"choice": one}) for one in sample.choices]
-            parts["shown"] = [(labels[index], texts[index]) for index in self._order(sample)]
+            parts["shown"] = [(labels[index], texts[index]) for index in sample.order or range(len(texts))]
         return parts
 
     def _filled(self, where: str, source: str, sample: Sample, more: Mapping[str, object]) -> str:
@@ -187,10 +186,10 @@ class _Writer:
             raise TaskError(f"{where}: fails on sample {sample.id}: {' '.join(str(problem).split())}") from None
 
 
-def _drawn_order(sample: Sample) -> list[int]:
+def _drawn_order(sample: Sample) -> tuple[int, ...]:
     """Indices of a sample's choices in an order drawn by its id: the same for every model, on every machine."""
 
     def draw(index: int) -> bytes:
         return hashlib.sha256(f"{sample.id}\n{index}".encode()).digest()
 
-    return sorted(range(len(sample.choices)), key=draw)
+    return tuple(sorted(range(len(sample.choices)), key=draw))
