@@ -12,7 +12,7 @@ from helpers import few_shot_requests
 from packed_weights import Form, write_packed
 from runs import Bench, only_run, read_info, write_plan
 from safetensors.torch import load_file, save_file
-from tiny_models import VOCAB, largest_difference, plain_loglikelihoods, score
+from tiny_models import PACKED, VOCAB, largest_difference, plain_loglikelihoods, score
 
 from bench.config import EngineSpec, ModelSpec
 from bench.engine.forward import PackedForward
@@ -26,6 +26,12 @@ with quiet():
     pytest.importorskip("optimum", reason='pip install "steelyard[gptq]"')
 
 GPTQ, AWQ = Form("gptq"), Form("awq")
+UNREAD = {"gpt2", "gpt_bigcode"}  # transformers fails to make them: it goes for weights that are packed
+UNREAD |= {"qwen2_moe"}  # a gate of a single output fills no word
+UNREAD_GPTQ = {"falcon", "falcon-alibi", "falcon-new", "mpt"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "opt": {"word_embed_proj_dim": 32},  # the layers between two widths are packed in no checkpoint
+}
 
 
 def session_of(folder: Path, **about: Any) -> Session:
@@ -36,10 +42,11 @@ def session_of(folder: Path, **about: Any) -> Session:
     return session
 
 
-def check_scores(model: Any, same: Any) -> None:
-    """Packed scores are those of plain transformers with the weights that the checkpoint stands for."""
+def check_scores(model: Any, *plain: Any) -> None:
+    """Packed scores are those of plain transformers, one request at a time, with each of the models in `plain`."""
     requests = few_shot_requests(VOCAB)
-    for expected in (plain_loglikelihoods(model, requests), plain_loglikelihoods(same, requests)):
+    for other in plain:
+        expected = plain_loglikelihoods(other, requests)
         for budget in (Budget(1000, 1000), Budget(16, 4)):
             assert largest_difference(score(PackedForward(model, "sdpa"), requests, budget), expected) < 1e-4
 
@@ -59,14 +66,16 @@ def test_every_form_is_read(form: Form, tmp_path: Path) -> None:
     for name, weight in same.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight), name
     assert str(session.precision) == f"float32, {form.method}-{form.bits}bit"
-    check_scores(model, same)
+    check_scores(model, model, same)
 
 
 @pytest.mark.parametrize("form", [GPTQ, AWQ], ids=str)
-@pytest.mark.parametrize("name", ["bloom", "gptj", "gpt_neox", "opt", "qwen2"])
-def test_other_families(name: str, form: Form, tmp_path: Path) -> None:
-    """AWQ scales what goes into some layers of BLOOM and GPT-J beside the activation function before them."""
-    same = write_packed(tmp_path, name, form, **({"word_embed_proj_dim": 32} if name == "opt" else {}))
+@pytest.mark.parametrize("name", sorted(PACKED.keys() - UNREAD))
+def test_families(name: str, form: Form, tmp_path: Path) -> None:
+    """AWQ scales what goes into some layers of BLOOM, GPT-J and others beside the activation function before them."""
+    if form is GPTQ and name in UNREAD_GPTQ:
+        pytest.skip("optimum does not find its layers")
+    same = write_packed(tmp_path, name, form, **CHANGES.get(name, {}))
     check_scores(session_of(tmp_path).model, same)
 
 

@@ -159,14 +159,19 @@ def quiet() -> Iterator[None]:
 
 
 def check_quantised(spec: ModelSpec, model: nn.Module) -> None:
-    """Make sure that a model is quantised as its plan says.
+    """Make sure that a model is quantised as its plan says, or its checkpoint where bitsandbytes reads it.
 
     Raises:
         ModelInputError: it has no layers that can be, or torchao left out some for their size.
+        ModelLoadError: the checkpoint's weights are not quantised.
     """
+    is_plain = all(_is_plain(weight) for weight in model.parameters())
     if spec.quantization == "none":
+        stored = stored_quantization(model.config)
+        if is_plain and str(stored).startswith("bnb"):
+            raise ModelLoadError(f"model {spec.name} cannot be loaded: its weights are not quantised ({stored})")
         return
-    if all(_is_plain(weight) for weight in model.parameters()):
+    if is_plain:
         raise ModelInputError(f"model {spec.name}: none of its layers can be quantised by {spec.quantization}")
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     left = [layer for layer in layers if layer.in_features % _GROUP and _is_plain(layer.weight)]
@@ -241,11 +246,14 @@ def _plain_weight(layer: Any) -> torch.Tensor:
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 
+    weight: torch.Tensor
     scales = layer.scales.float()
     if isinstance(layer, TorchLinear):
         layer.scales = scales
-        return TorchLinear.dequantize_weight(layer)  # the class's: the layer's own would be compiled first
-    return dequantize_gemm(layer.qweight, layer.qzeros, scales, layer.bits, layer.group_size)
+        weight = TorchLinear.dequantize_weight(layer)  # the class's: the layer's own would be compiled first
+    else:
+        weight = dequantize_gemm(layer.qweight, layer.qzeros, scales, layer.bits, layer.group_size)
+    return weight
 
 
 def _method(config: Any) -> str:
