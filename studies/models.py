@@ -268,7 +268,7 @@ def _render(tried: Sequence[_Tried]) -> list[str]:
         "weights; only the ways that run without a GPU were tried. `bnb-8bit`, `bnb-4bit`, … are values of a model's",
         "`quantization` in a plan. A way that leaves all weights of an architecture as they are is not listed.",
         "`torchao-int4` takes layers of 128 inputs and more; `tests/test_quantize.py` tries it with LLaMA's.",
-        "Checkpoints that are stored in GPTQ or AWQ are tried by `tests/test_gptq.py`, with most of these architectures.",
+        "Checkpoints that are stored in GPTQ or AWQ are tried by `tests/test_gptq.py`, with most of these.",
         "",
         "‡ transformers reads its GGUF files. Of real files, SmolLM2's has been run.",
         "",

@@ -6,7 +6,7 @@ All of them quantise weights only: activations stay in the dtype. bitsandbytes w
 well, except for columns in which any token of the forward pass has an outlier. A token's state would then depend on
 what shares its pack (by 0.8 a token of SmolLM2's loglikelihoods), so its layers multiply with dequantised weights here.
 
-gptqmodel, which reads GPTQ and AWQ, has products of its own for each CPU, and all of them round activations to half
+gptqmodel, which reads GPTQ and AWQ, chooses its product by the CPU, and those for four bits round activations to half
 precision whatever the dtype. On CPUs its layers therefore become plain ones, with the same weights in the dtype.
 """
 
@@ -173,7 +173,8 @@ def check_quantised(spec: ModelSpec, model: nn.Module) -> None:
         return
     if is_plain:
         raise ModelInputError(f"model {spec.name}: none of its layers can be quantised by {spec.quantization}")
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     left = [layer for layer in layers if layer.in_features % _GROUP and _is_plain(layer.weight)]
     if spec.quantization == "torchao-int4" and left:
         raise ModelInputError(
