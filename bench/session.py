@@ -45,7 +45,7 @@ from bench.models.local import (
 )
 from bench.models.placement import check_parallel, check_split
 from bench.models.precision import Precision
-from bench.models.quantize import check_quantization, stored_quantization
+from bench.models.quantize import check_quantization, is_dequantised, stored_quantization
 from bench.records import PromptedSample
 from bench.route import Route
 from bench.team import ALONE, Team
@@ -252,7 +252,8 @@ class Session:
     @property
     def is_widened(self) -> bool:
         """Whether half-precision products are made in fp32, for want of instructions."""
-        return self.precision.quantization is None and lacks_instructions(self.dtype, self.device)
+        is_plain = self.precision.quantization is None or is_dequantised(self.config, self.device)
+        return is_plain and lacks_instructions(self.dtype, self.device)
 
     @property
     def devices(self) -> list[torch.device]:

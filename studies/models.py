@@ -96,7 +96,8 @@ _HEADER = [
     "quantised on load†",
     "GGUF‡",
 ]
-_QUANTIZATIONS = ("bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8")  # those that run without a GPU
+_QUANTIZATIONS = ("bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-fp8")
+"""Those that run without a GPU, but for torchao-int4, for which these models' layers are too narrow."""
 _GGUF_NAMES = {
     "gemma3_text": "gemma3",
     "mistral": "llama",
@@ -266,6 +267,8 @@ def _render(tried: Sequence[_Tried]) -> list[str]:
         "† Loaded so, and scored packed, within the same largest |Δ| of plain transformers with the same quantised",
         "weights; only the ways that run without a GPU were tried. `bnb-8bit`, `bnb-4bit`, … are values of a model's",
         "`quantization` in a plan. A way that leaves all weights of an architecture as they are is not listed.",
+        "`torchao-int4` takes layers of 128 inputs and more; `tests/test_quantize.py` tries it with LLaMA's.",
+        "Checkpoints that are stored in GPTQ or AWQ are tried by `tests/test_gptq.py`, with most of these.",
         "",
         "‡ transformers reads its GGUF files. Of real files, SmolLM2's has been run.",
         "",

@@ -15,6 +15,8 @@ from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 from bench.models.placement import is_whole, placement
 from bench.models.quantize import (
     check_quantised,
+    dequantise,
+    gpu_dtypes,
     loading_options,
     multiply_dequantised,
     quiet,
@@ -48,12 +50,14 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
 def choose_dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     """Turn a plan's dtype into one: `auto` is fp32 on CPU and the checkpoint's half precision, or bf16, on CUDA.
 
-    T5 overflows in fp16, so its half precision is bf16.
+    T5 overflows in fp16, so its half precision is bf16; checkpoints quantised by AWQ know fp16 only.
     """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cpu":
         return torch.float32
+    if gpu_dtypes(config) == (torch.float16,):
+        return torch.float16
     stored = getattr(config, "dtype", None)
     return torch.float16 if stored == torch.float16 and not overflows_in_float16(config) else torch.bfloat16
 
@@ -124,7 +128,7 @@ def load_model(
                 trust_remote_code=spec.trust_remote_code,
                 ignore_mismatched_sizes=True,  # they are told of below, by name
                 output_loading_info=True,
-                **loading_options(spec, dtype),
+                **loading_options(spec, config, device, dtype),
             )
     except Exception as error:
         raise ModelLoadError(f"model {spec.name} cannot be loaded: {_reason(error)}") from error
@@ -137,6 +141,8 @@ def load_model(
     if is_quantised:
         check_quantised(spec, model)
         multiply_dequantised(model)
+        if device.type == "cpu":
+            dequantise(spec, model, dtype)
     elif is_whole(spec, num_ranks):
         model.to(device)
     return model.eval()

@@ -5,6 +5,9 @@ transformers does the loading. Here stands what a plan may ask for, what each wa
 All of them quantise weights only: activations stay in the dtype. bitsandbytes would round activations to eight bits as
 well, except for columns in which any token of the forward pass has an outlier. A token's state would then depend on
 what shares its pack (by 0.8 a token of SmolLM2's loglikelihoods), so its layers multiply with dequantised weights here.
+
+gptqmodel, which reads GPTQ and AWQ, chooses its product by the CPU, and those for four bits round activations to half
+precision whatever the dtype. On CPUs its layers therefore become plain ones, with the same weights in the dtype.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ import torch
 from torch import nn
 
 from bench.config import ModelSpec
-from bench.errors import ModelInputError
+from bench.errors import ModelInputError, ModelLoadError, one_of
+
+_GROUP = 128  # inputs of a row of weights that share a scale in torchao-int4
 
 BYTES_PER_WEIGHT = {
     "bnb-8bit": 1.0,
     "bnb-4bit": 0.5 + 4 / 64,
     "torchao-int8": 1.0,
-    "torchao-int4": 0.5 + 4 / 128,
+    "torchao-int4": 0.5 + 4 / _GROUP,
     "torchao-fp8": 1.0,
 }
 """What a plan may ask for, with the bytes of a linear layer's weight then, its share of the scales included."""
@@ -42,8 +47,10 @@ _PACKAGES = {
 }
 """What the ways of quantising need, by the start of their names, which is also what of Steelyard to install."""
 
-_SHORT = {"bitsandbytes": "bnb"}  # the names of methods in checkpoints that we call otherwise
-_DEQUANTISED_ON_CPU = ("fp8", "mxfp4")  # transformers turns these into bf16 where there is no GPU
+_STORED = ("awq", "bitsandbytes", "compressed-tensors", "fp8", "gptq", "mxfp4", "torchao")  # methods of checkpoints
+_SHORT = {"bitsandbytes": "bnb"}  # those that we call otherwise
+_DEQUANTISED_ON_CPU = ("awq", "fp8", "gptq", "mxfp4")  # the others keep their packed weights there
+_ON_GPU = {"awq": (torch.float16,), "gptq": (torch.float16, torch.bfloat16)}  # what gptqmodel's kernels compute in
 
 
 def stored_quantization(config: Any) -> str | None:
@@ -51,8 +58,7 @@ def stored_quantization(config: Any) -> str | None:
     about = _own(config)
     if about is None:
         return None
-    said = about.get("quant_method")
-    method = str(getattr(said, "value", said))  # loading turns the name into an enumeration's member
+    method = _method(config)
     method = _SHORT.get(method, method)
     if about.get("load_in_8bit") or about.get("load_in_4bit"):
         return f"bnb-{8 if about.get('load_in_8bit') else 4}bit"
@@ -74,9 +80,17 @@ def check_quantization(spec: ModelSpec, config: Any, device: torch.device, dtype
             raise ModelInputError(
                 f"{who}: its checkpoint is quantised already ({stored}); leave out quantization: {spec.quantization}"
             )
-        if spec.quantization == "torchao-int4" and (device.type != "cuda" or dtype != torch.bfloat16):
-            raise ModelInputError(f"{who}: torchao-int4 needs CUDA and bfloat16; bnb-4bit runs anywhere")
+        if spec.quantization == "torchao-int4" and device.type == "cuda" and dtype != torch.bfloat16:
+            raise ModelInputError(f"{who}: torchao-int4 needs bfloat16 on CUDA; bnb-4bit takes any dtype")
+    elif stored is not None and (method := _method(config)) not in _STORED:
+        raise ModelInputError(
+            f"{who}: its checkpoint is quantised with {method!r}, which is not supported; {one_of(method, _STORED)}"
+        )
     _check_packages(who, stored or spec.quantization)
+    computed = gpu_dtypes(config) if device.type == "cuda" else ()
+    if computed and dtype not in computed:
+        names = " or ".join(str(one).removeprefix("torch.") for one in computed)
+        raise ModelInputError(f"{who}: {stored} is computed in {names} on GPUs; say dtype: {names}")
 
 
 def _check_packages(who: str, quantization: str) -> None:
@@ -86,10 +100,15 @@ def _check_packages(who: str, quantization: str) -> None:
         raise ModelInputError(f'{who}: {quantization} needs {" and ".join(missing)}: pip install "steelyard[{extra}]"')
 
 
-def loading_options(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
-    """What transformers is to be told of a model's quantisation; nothing for one that is not quantised on load."""
+def gpu_dtypes(config: Any) -> tuple[torch.dtype, ...]:
+    """The dtypes in which a quantised checkpoint can be computed on GPUs; none said where any will do."""
+    return _ON_GPU.get(_method(config), ())
+
+
+def loading_options(spec: ModelSpec, config: Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What transformers is to be told of how a model is quantised, beyond what its checkpoint says."""
     if spec.quantization == "none":
-        return {}
+        return _own_kernels(_method(config)) if device.type == "cpu" else {}
     from bench.hf import BitsAndBytesConfig, TorchAoConfig
 
     if spec.quantization == "bnb-8bit":
@@ -103,8 +122,23 @@ def loading_options(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     import torchao.quantization as ao
 
     kinds = {"torchao-int8": ao.Int8WeightOnlyConfig, "torchao-fp8": ao.Float8WeightOnlyConfig}
-    kinds["torchao-int4"] = partial(ao.Int4WeightOnlyConfig, group_size=128, int4_packing_format="tile_packed_to_4d")
+    if spec.quantization == "torchao-int4" and device.type == "cpu":
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+        return {"quantization_config": TorchAoConfig(PrototypeInt4WeightOnlyConfig(group_size=_GROUP))}
+    kinds["torchao-int4"] = partial(ao.Int4WeightOnlyConfig, group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
     return {"quantization_config": TorchAoConfig(kinds[spec.quantization]())}
+
+
+def _own_kernels(method: str) -> dict[str, Any]:
+    """Ask for gptqmodel's layers that hold weights as the file does; transformers takes nothing else from this."""
+    if method not in {"gptq", "awq"}:
+        return {}
+    from bench.hf import AwqConfig, GPTQConfig
+
+    return {
+        "quantization_config": GPTQConfig(4, backend="torch") if method == "gptq" else AwqConfig(backend="torch_awq")
+    }
 
 
 @contextlib.contextmanager
@@ -113,7 +147,11 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -121,13 +159,28 @@ def quiet() -> Iterator[None]:
 
 
 def check_quantised(spec: ModelSpec, model: nn.Module) -> None:
-    """Make sure that a model is quantised as its plan says.
+    """Make sure that a model is quantised as its plan says, or its checkpoint where bitsandbytes reads it.
 
     Raises:
-        ModelInputError: it has no layers that can be.
+        ModelInputError: it has no layers that can be, or torchao left out some for their size.
+        ModelLoadError: the checkpoint's weights are not quantised.
     """
-    if spec.quantization != "none" and all(_is_plain(weight) for weight in model.parameters()):
+    is_plain = all(_is_plain(weight) for weight in model.parameters())
+    if spec.quantization == "none":
+        stored = stored_quantization(model.config)
+        if is_plain and str(stored).startswith("bnb"):
+            raise ModelLoadError(f"model {spec.name} cannot be loaded: its weights are not quantised ({stored})")
+        return
+    if is_plain:
         raise ModelInputError(f"model {spec.name}: none of its layers can be quantised by {spec.quantization}")
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    left = [layer for layer in layers if layer.in_features % _GROUP and _is_plain(layer.weight)]
+    if spec.quantization == "torchao-int4" and left:
+        raise ModelInputError(
+            f"model {spec.name}: torchao-int4 quantises {_GROUP} inputs at a time, into which {len(left)} of its "
+            f"{len(layers)} linear layers do not divide (one has {left[0].in_features}); bnb-4bit takes any"
+        )
 
 
 def _is_plain(weight: torch.Tensor) -> bool:
@@ -158,9 +211,59 @@ def multiply_dequantised(model: nn.Module) -> None:
 
 
 def is_dequantised(config: Any, device: torch.device) -> bool:
-    """Whether a quantised checkpoint's weights are turned into half precision on this device."""
+    """Whether a quantised checkpoint's weights are turned into plain ones on this device."""
+    return device.type == "cpu" and _method(config) in _DEQUANTISED_ON_CPU
+
+
+def dequantise(spec: ModelSpec, model: nn.Module, dtype: torch.dtype) -> None:
+    """Turn layers of GPTQ and AWQ checkpoints, as gptqmodel has them, into plain ones.
+
+    Raises:
+        ModelLoadError: a layer's tensors are not those of the bits and groups that the configuration says.
+    """
+    if not any(type(module).__module__.startswith("gptqmodel.") for module in model.modules()):
+        return
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, BaseQuantLinear):
+            continue
+        try:
+            weight = _plain_weight(layer).T.to(dtype).contiguous()
+        except RuntimeError as error:
+            raise ModelLoadError(
+                f"model {spec.name} cannot be loaded: the tensors of {name} do not fit what its configuration says of "
+                "bits and group size"
+            ) from error
+        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, "meta", dtype)
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.to(dtype), requires_grad=False)
+        model.set_submodule(name, plain)
+
+
+def _plain_weight(layer: Any) -> torch.Tensor:
+    """What a layer of gptqmodel stands for, in fp32: (inputs, outputs)."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    weight: torch.Tensor
+    scales = layer.scales.float()
+    if isinstance(layer, TorchLinear):
+        layer.scales = scales
+        weight = TorchLinear.dequantize_weight(layer)  # the class's: the layer's own would be compiled first
+    else:
+        weight = dequantize_gemm(layer.qweight, layer.qzeros, scales, layer.bits, layer.group_size)
+    return weight
+
+
+def _method(config: Any) -> str:
+    """What a checkpoint calls its way of quantising; empty for one that is not quantised."""
     about = _own(config) or {}
-    return device.type == "cpu" and about.get("quant_method") in _DEQUANTISED_ON_CPU
+    if about.get("load_in_8bit") or about.get("load_in_4bit"):
+        return "bitsandbytes"
+    said = about.get("quant_method", "")
+    return str(getattr(said, "value", said))  # loading turns the name into an enumeration's member
 
 
 def _own(config: Any) -> dict[str, Any] | None:
