@@ -95,7 +95,7 @@ ALLOWED = {
     "vllm": ["vllm.engine"],
     "requests": [],
     "httpx": [],
-    "urllib": ["api.spec", "imports.fetching"],  # the former to take an address apart
+    "urllib": ["api.spec", "api.clients.gemini", "imports.fetching"],  # to take an address apart; to see proxies
     "openai": ["api.clients.openai"],
     "anthropic": ["api.clients.anthropic"],
     "google": ["api.clients.gemini"],

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import getproxies
 
 from bench.api.contract import Access, Answer, Heard, Usage, cut, sendable_stops
 from bench.api.failures import Response, ServiceFailure, failure_of, lost
@@ -35,6 +36,7 @@ class GeminiClient:
 
     def __init__(self, access: Access) -> None:
         try:
+            import aiohttp
             from google import genai
             from google.genai import errors, types
         except ImportError:
@@ -42,8 +44,10 @@ class GeminiClient:
         self.access = access
         self.types = types
         self._sdk = genai
+        self._http = aiohttp
         self._errors = errors
         self._clients: dict[GenerationSettings | None, Any] = {}
+        self._sessions: list[Any] = []
 
     def client(self, settings: GenerationSettings | None = None) -> Any:
         """The SDK's asynchronous client; with `settings`, one whose requests all say how to generate."""
@@ -58,9 +62,16 @@ class GeminiClient:
                 timeout=int(access.timeout_s * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),  # the retries are ours
                 extra_body=body or None,
+                aiohttp_client=None if settings is None else self._session(),
             )
             self._clients[settings] = self._sdk.Client(api_key=access.key, vertexai=False, http_options=options)
         return self._clients[settings].aio
+
+    def _session(self) -> Any:
+        """Connections for requests at once; the SDK's own would look for a password in `~/.netrc` before each."""
+        session = self._http.ClientSession(connector=self._http.TCPConnector(limit=0), trust_env=bool(getproxies()))
+        self._sessions.append(session)
+        return session
 
     def generation(self, settings: GenerationSettings) -> dict[str, Any]:
         """How to generate, in the SDK's words."""
@@ -110,6 +121,8 @@ class GeminiClient:
         for client in self._clients.values():
             await client.aio.aclose()
             client.close()
+        for session in self._sessions:
+            await session.close()
 
 
 def content(prompt: Sequence[Message]) -> dict[str, Any]:
