@@ -150,8 +150,18 @@ def test_failures_are_of_their_kind_and_show_no_key(
 
 
 def test_a_missing_package_is_the_command_that_installs_it(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("To use the aiohttp client you must have installed the package with the `aiohttp` extra")
+
     for provider, package in [("openai", "openai"), ("anthropic", "anthropic"), ("gemini", "google-genai")]:
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, "google" if provider == "gemini" else package, None)
+            with pytest.raises(MissingPackageError, match=rf"pip install 'steelyard\[{package}\]'"):
+                ask(access_to(server, provider))
+        with monkeypatch.context() as patched:
+            if provider == "gemini":
+                patched.setitem(sys.modules, "aiohttp", None)
+            else:
+                patched.setattr(f"{package}.DefaultAioHttpClient", refuse)
             with pytest.raises(MissingPackageError, match=rf"pip install 'steelyard\[{package}\]'"):
                 ask(access_to(server, provider))

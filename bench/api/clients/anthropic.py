@@ -28,7 +28,9 @@ class AnthropicClient:
     def __init__(self, access: Access) -> None:
         try:
             import anthropic
-        except ImportError:
+
+            http_client = anthropic.DefaultAioHttpClient()  # less work a request than httpx
+        except (ImportError, RuntimeError):  # the SDK, or aiohttp
             raise MissingPackageError(access.provider, "anthropic") from None
         self.sdk = anthropic
         self.access = access
@@ -37,6 +39,7 @@ class AnthropicClient:
             base_url=access.base_url,
             max_retries=0,  # the retries are ours
             timeout=access.timeout_s,
+            http_client=http_client,
         )
 
     def body(self, prompt: Sequence[Message], settings: GenerationSettings) -> dict[str, Any]:

@@ -29,7 +29,9 @@ class OpenAIClient:
     def __init__(self, access: Access) -> None:
         try:
             import openai
-        except ImportError:
+
+            http_client = openai.DefaultAioHttpClient()  # less work a request than httpx
+        except (ImportError, RuntimeError):  # the SDK, or aiohttp
             raise MissingPackageError(access.provider, "openai") from None
         self.sdk = openai
         self.access = access
@@ -41,6 +43,7 @@ class OpenAIClient:
             base_url=access.base_url,
             max_retries=0,
             timeout=access.timeout_s,
+            http_client=http_client,
             default_headers={} if is_openai else {"OpenAI-Organization": openai.omit, "OpenAI-Project": openai.omit},  # type: ignore[dict-item]
         )
 
