@@ -19,12 +19,14 @@ smoke: $(STAMP) ## seconds, CPU, no model files
 	$(BIN)/bench run configs/smoke.yaml --set models.0.device=cpu $(ARGS)
 
 table: $(STAMP) ## open beside closed, offline; MMLU_DIR and MMLU_REFERENCE_DIR (HELM's answers) add MMLU, question by question
-	$(BIN)/bench run configs/open_vs_closed.yaml --out $(TABLE) $(ARGS)
 	@if [ -z "$$MMLU_REFERENCE_DIR" ]; then \
 	  echo "MMLU_REFERENCE_DIR is not set: no answers of closed models, only their published scores"; \
 	else \
 	  packed=$$(ls "$$MMLU_REFERENCE_DIR"/*helm*.tar* 2>/dev/null | head -1); \
-	  $(BIN)/bench import helm-mmlu "$${packed:-$$MMLU_REFERENCE_DIR}" --out $(TABLE) && \
+	  $(BIN)/bench import helm-mmlu "$${packed:-$$MMLU_REFERENCE_DIR}" --out $(TABLE); \
+	fi
+	$(BIN)/bench run configs/open_vs_closed.yaml --out $(TABLE) $(ARGS)
+	@if [ -n "$$MMLU_REFERENCE_DIR" ]; then \
 	  $(BIN)/bench compare $(TABLE)/*.mmlu-* --allow-unlike --baseline openai_gpt-4-0613; \
 	fi
 	$(BIN)/bench report $(TABLE) --also mmlu --format html --out $(TABLE)/report.html --plots $(TABLE)/plots
