@@ -57,6 +57,17 @@ def test_unlike_settings_stand_in_tables_of_their_own_and_published_scores_say_w
     assert re.search(r"\| Bard .*no public baseline", text)
 
 
+def test_what_is_published_of_a_task_stands_once_beside_most_samples() -> None:
+    part = {"name": "mmlu", "scoring": "letter", "num_fewshot": 5, "headline": "acc", "subjects": ["virology"]}
+    runs = [make_run("part", of=20, right=9), make_run("whole", of=40), make_run("other", task="pocket")]
+    runs[0].info["task"] = {**part, "num_samples": 20}
+    report = build_report(runs)
+    beside = {section.runs[0]: section.published is not None for section in report.sections}
+    assert beside == {"part": False, "whole": True, "other": False}
+    points = {section.runs[0]: any(one.is_published for one in section.points) for section in report.sections}
+    assert points == beside
+
+
 def test_what_is_published_can_be_shown_without_a_run() -> None:
     report = build_report([make_run("fake", task="pocket")], Choice(also=("mmlu", "pocket")))
     (table,) = report.also  # nothing is published for pocket

@@ -111,10 +111,10 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice(), speeds: Sequenc
     remarks = [*not_to_compare(blocks), *(_REMARKS.values() if runs else ())]
     remarks += [f"Left out, since no run has it: {', '.join(_titles(empty))}."] if empty else []
     remarks += [f"{one_line(reason)}." for reasons in empty.values() for reason in reasons]
-    sections = []
+    sections, chief = [], _chief_blocks(blocks) if choice.published == "all" else blocks
     for block, draft in zip(blocks, drafts, strict=True):
         marked = _with_notes(block, draft, numbering, frozenset(empty))
-        published = published_beside(block, choice.published)
+        published = published_beside(block, choice.published) if block in chief else None
         unit = metric_of(block[0]).get("unit", "share")
         points = _points(block, draft, published) if unit == "share" else ()
         sections.append(
@@ -142,6 +142,20 @@ def build_report(runs: Sequence[Run], choice: Choice = Choice(), speeds: Sequenc
         speed=tuple(measured),
         speed_points=speed_points(speeds),
     )
+
+
+def _chief_blocks(blocks: Sequence[Sequence[Run]]) -> list[Sequence[Run]]:
+    """Of each task the block with the most samples: what others published of the task stands beside it, once."""
+    chief: dict[str, Sequence[Run]] = {}
+    for block in blocks:
+        task = str(look_up(block[0].info, "task.name"))
+        if task not in chief or _num_samples(block) > _num_samples(chief[task]):
+            chief[task] = block
+    return list(chief.values())
+
+
+def _num_samples(block: Sequence[Run]) -> int:
+    return max(metric_of(run).get("num_scored") or 0 for run in block)
 
 
 def _titles(keys: Iterable[str]) -> list[str]:
