@@ -165,12 +165,14 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _check_tasks() -> int:
+    from bench.report.progress import counted
     from bench.report.tasks import render_checks
     from bench.report.text import Screen
     from bench.tasks.checking import check_tasks
     from bench.tasks.task import task_names
 
-    checks = list(check_tasks(task_names()))
+    names = task_names()
+    checks = list(counted(check_tasks(names), len(names), "loading and rendering tasks"))
     print(render_checks(checks, Screen.of()))
     return max((check.error.exit_code for check in checks if check.error is not None), default=0)
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, track
 from rich.table import Column
 from rich.text import Text
 
 from bench.report.text import count, duration, one_line, rate
 
+T = TypeVar("T")
 _TELLING = 0.02  # share of the tokens that must be done before there is a speed
 _NARROW = 100  # columns; on a screen below that the bar comes without the speed
+
+
+def counted(items: Iterable[T], num: int, title: str) -> Iterator[T]:
+    """The items, with a bar on a terminal that says how many of `num` there have been."""
+    console = Console(stderr=True)
+    yield from track(items, title, num, console=console, transient=True, disable=not sys.stderr.isatty())
 
 
 class TerminalListener:
