@@ -295,7 +295,7 @@ def test_all_formats_hold_the_same_rows(write: Write) -> None:
         ("x.jsonl", "[1]\n", "row 1: must be a JSON object"),
         ("x.csv", b"\xff\xff", "cannot be read"),
         ("x.csv.gz", b"not gzip", "cannot be read"),
-        ("x.csv.gz", gzip.compress(b"a,b\n" * 99)[:-9], "cannot be read"),
+        ("x.csv.gz", gzip.compress(b"a,b\n" * 99, mtime=0)[:-9], "cannot be read"),
         ("x.parquet", "no", "cannot be read"),
     ],
 )
