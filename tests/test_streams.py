@@ -57,6 +57,7 @@ ANSWERS = {
     "empty": Said(""),
     "letters": Said("B", first_token={"B": -0.1, "A": -2.5}),
     "cut": Said("B. Question: next", "length"),
+    "long": Said("x" * 300_000),  # in one piece, longer than what an HTTP library reads at once
 }
 
 
