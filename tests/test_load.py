@@ -15,7 +15,7 @@ from scipy import stats
 from bench.api.contract import Access, Answer, Heard, Usage
 from bench.api.failures import AccessFailure, PromptFiltered, RequestFailure, ServiceFailure
 from bench.api.ledger import CapReached, Ledger, Tally
-from bench.catalog.prices import Price, plain_tariff
+from bench.catalog.prices import Price, Tariff, plain_tariff
 from bench.completer import GenerationSettings
 from bench.records import Message
 from bench.speed.asking import Asker
@@ -219,6 +219,18 @@ def test_moments_tokens_and_cost_of_an_answer() -> None:
     assert taken.failure is None
     assert (tally.spent_usd, tally.lost_usd, tally.num_answers) == (8.0, 0.0, 1)
     assert read_taken(taken.record()) == taken
+
+
+def test_reckoning_what_it_cost_is_no_part_of_its_time() -> None:
+    async def once() -> Taken:
+        def slowly(tokens: object) -> float:
+            asyncio.get_running_loop().now += 1.0  # type: ignore[attr-defined]
+            return 8.0
+
+        client = FakeClient([2.0, 4.0], answer())
+        return await Asker(client, SETTINGS, Ledger(Tariff("slow", slowly), None, Tally()), 50.0).ask(CHAT, 0.0, 0.0)  # type: ignore[arg-type]
+
+    assert run(once()).end_s == 4.0
 
 
 FAILURES = {

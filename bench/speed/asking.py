@@ -18,11 +18,12 @@ _WHY_CHARS = 160
 
 @dataclass(slots=True)
 class _Heard:
-    """The moments of one answer's pieces."""
+    """The moments of one answer's pieces, and of its end."""
 
     clock: Callable[[], float]
     moments: list[float] = field(default_factory=list)
     num_thoughts: int = 0
+    ended: float = 0.0
 
     def __call__(self, text: str, *, is_thought: bool = False) -> None:  # noqa: ARG002
         self.moments.append(self.clock())
@@ -88,7 +89,7 @@ class Asker:
             due - began,
             sent - began,
             tuple(moment - began for moment in heard.moments),
-            clock() - began,
+            heard.ended - began,
             heard.num_thoughts,
             cost_usd=cost_usd,
             failure=failure[0] if failure else None,
@@ -102,6 +103,8 @@ class Asker:
                 return await self._client.stream(chat, self._settings, heard)
         except TimeoutError:
             raise _TooSlow(f"no whole answer within {self._timeout_s:g} s", is_billed=True) from None
+        finally:
+            heard.ended = heard.clock()  # before its cost is reckoned, which takes time
 
     def _counted(self, taken: Taken, answer: Answer | None) -> Taken:
         """With the tokens, as the server counts them; others are counted later, when nothing is timed."""
