@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from bench.engine.estimate import Cost
 from bench.errors import ModelInputError
 from bench.session import Session
@@ -18,7 +16,6 @@ from bench.speed.repeating import Repeats, repeat, summarise
 from bench.speed.spec import SpeedSpec
 from bench.speed.steps import Stepper, weight_bytes
 from bench.telemetry.bandwidth import measure_bandwidth
-from bench.telemetry.machine import reset_peak_rss
 from bench.telemetry.matmul import MatmulProbe
 from bench.telemetry.summary import sum_energy, summarise_energy
 from bench.watching import describe_telemetry, start_recorder
@@ -51,7 +48,7 @@ class Meter:
         probe = session.probe(_PROBE_TOKENS[session.device.type])
         bandwidths: list[float] = []
         self._take_rates(probe, bandwidths)
-        forget_peaks(session)
+        session.reset_peak_memory()
         recorder = start_recorder(session)
         with contextlib.closing(recorder):
             repeats = repeat(lambda: self._stepper.steps(point), self._spec)
@@ -75,14 +72,6 @@ class Meter:
         for _ in range(_NUM_PROBES):
             probe.measure()
         bandwidths.append(measure_bandwidth(self._session.device))
-
-
-def forget_peaks(session: Session) -> None:
-    """Let the most memory held be that from now on."""
-    reset_peak_rss()
-    for device in session.devices:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
 
 
 def describe_point(point: Point, repeats: Repeats, work: Work, rates: Mapping[str, float]) -> dict[str, Any]:

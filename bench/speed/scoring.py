@@ -20,7 +20,6 @@ from bench.runs.folder import RunShare
 from bench.runs.journal import Journal
 from bench.runs.names import identity
 from bench.scoring import score_samples
-from bench.speed.measure import forget_peaks
 from bench.speed.repeating import Repeats, repeat, summarise
 from bench.speed.spec import SpeedSpec
 from bench.stats.medians import quantile
@@ -69,7 +68,7 @@ class ScoringMeter:
             raise ScoringError(reason)
         job = model.put(point.job)
         session.load()
-        forget_peaks(session)
+        session.reset_peak_memory()
         made: list[_InMemory] = []
 
         def once() -> tuple[float, float]:
