@@ -39,7 +39,9 @@ def _dirty(machine: dict[str, Any]) -> str:
 def _bf16() -> str:
     import torch
 
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    from bench.engine.widen import lacks_instructions
+
+    if not lacks_instructions(torch.bfloat16, torch.device("cpu")):
         return ""
     return "; no bfloat16 instructions, so float32 is the fast dtype here"
 

@@ -54,7 +54,7 @@ from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
 
-_CPU_TOKENS = 2048  # larger packs fall out of the caches, smaller ones starve the matrix products
+_CPU_TOKENS = 4096  # smaller packs starve the matrix products, larger ones take long to show a score
 _CUDA_MAX_TOKENS = 16384
 _ROW_BYTES = 256 << 20  # logits of one pack
 _SHARE_OF_FREE_MEMORY = 0.6

@@ -15,7 +15,7 @@ from bench.engine.head import NeededRowsHead
 from bench.engine.levels import plan_attention
 from bench.engine.pack import Budget, plan_packs
 from bench.engine.plain import score_alone
-from bench.engine.widen import widen
+from bench.engine.widen import lacks_instructions, widen
 from bench.records import Loglikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # gpt_bigcode
@@ -211,6 +211,28 @@ def test_half_precision_on_cpu_is_near_fp32(name: str, is_widened: bool) -> None
     pack = plan_packs(REQUESTS, BUDGETS[0]).packs[0]
     with torch.inference_mode():
         assert forward.logits(pack).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "amx", "onednn", "lacks"),
+    [
+        ("x86_64", False, False, True, True),  # any AVX-512 without them: emulated, five times slower than fp32
+        ("x86_64", True, False, True, False),
+        ("x86_64", False, True, True, False),
+        ("aarch64", False, False, True, False),
+        ("aarch64", False, False, False, True),
+    ],
+)
+def test_bf16_that_is_emulated_is_not_had(
+    machine: str, avx512_bf16: bool, amx: bool, onednn: bool, lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    assert lacks_instructions(torch.bfloat16, torch.device("cpu")) == lacks
+    assert not lacks_instructions(torch.bfloat16, torch.device("cuda"))
+    assert not lacks_instructions(torch.float32, torch.device("cpu"))
 
 
 def test_a_model_that_asks_for_a_mask_is_refused() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import statistics
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from itertools import islice, pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from scipy import stats
+from virtual_time import VirtualLoop, run
 
 from bench.api.contract import Access, Answer, Heard, Usage
 from bench.api.failures import AccessFailure, PromptFiltered, RequestFailure, ServiceFailure
@@ -23,36 +23,6 @@ from bench.speed.driving import drive
 from bench.speed.figures import Taken, describe_goodput, describe_load, read_taken
 from bench.speed.load import Load, Words, arrivals, plan_loads
 from bench.speed.spec import Objective, ServedSpec
-
-T = TypeVar("T")
-
-
-class _Selector(selectors.DefaultSelector):
-    """Instead of waiting, it moves the loop's clock on."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.loop.now += timeout or 0.0
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock stands still while anything is done, and jumps to what is due next."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        selector = _Selector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
 
 
 def closed(concurrency: int) -> Load:

@@ -129,13 +129,12 @@ def test_what_fits_is_one_pack() -> None:
 
 def test_a_trunk_longer_than_the_budget_is_cut_into_a_chain_of_packs() -> None:
     requests = [make_request([*range(10), 50 + n], [9]) for n in range(2)]
-    plan = plan_packs(requests, Budget(4, 4))
+    plan = plan_packs(requests, Budget(6, 4))
     shape = [(pack.parent, pack.prefix_length, pack.is_trunk, pack.tokens.tolist()) for pack in plan.packs]
     assert shape == [
-        (-1, 0, True, [0, 1, 2, 3]),
-        (0, 4, True, [4, 5, 6, 7]),
-        (1, 8, True, [8, 9]),
-        (2, 10, False, [50, 51]),
+        (-1, 0, True, [0, 1, 2, 3, 4, 5]),
+        (0, 6, True, [6, 7, 8, 9]),
+        (1, 10, False, [50, 51]),
     ]
 
 
@@ -156,7 +155,7 @@ def test_the_first_scores_of_a_long_job_come_soon() -> None:
     assert sizes[:2] == [1, 2]
     assert sum(sizes) == 161
     assert set(sizes[2:-1]) <= {14, 16}
-    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(41, 100)).packs][:2] == [1, 40]
+    assert [len(pack.tokens) for pack in plan_packs(requests, Budget(81, 100)).packs] == [1, 80, 80]
 
 
 def test_rows_of_logits_bound_a_pack_as_tokens_do() -> None:

@@ -1,7 +1,8 @@
 """How many requests are under way at once: more while all goes well, fewer when the provider says it is too many.
 
 Additive increase and multiplicative decrease, as TCP does (Chiu & Jain 1989), with its slow start: until the first
-refusal each answer makes room for one request more.
+refusal each answer makes room for one request more. Requests leave one after the other, a little apart: a burst is
+what rate limits punish, and its answers, coming together, would wait for one another here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 
 _START = 32
 _DECREASE = 0.7
+_APART_S = 0.002  # at most 500 requests a second, about what one process can send
 
 
 class Halted(Exception):
@@ -32,6 +34,7 @@ class Pace:
         self._open_at = 0.0
         self._is_halted = False
         self._changed = asyncio.Condition()
+        self._door = asyncio.Lock()
 
     @property
     def window(self) -> int:
@@ -48,15 +51,18 @@ class Pace:
         Raises:
             Halted: nothing more is to be sent.
         """
-        while True:
-            await self.sleep(self._open_at - asyncio.get_running_loop().time())
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._is_halted or self._num_under_way < self.window)
-                if self._is_halted:
-                    raise Halted
-                if self._open_at <= asyncio.get_running_loop().time():
-                    self._num_under_way += 1
-                    return self._generation
+        clock = asyncio.get_running_loop().time
+        async with self._door:
+            while True:
+                await self.sleep(self._open_at - clock())
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._is_halted or self._num_under_way < self.window)
+                    if self._is_halted:
+                        raise Halted
+                    if self._open_at <= clock():
+                        self._open_at = clock() + _APART_S
+                        self._num_under_way += 1
+                        return self._generation
 
     async def leave(self, generation: int, *, is_answered: bool, is_throttled: bool) -> None:
         """Give the place back, and say what came of it."""

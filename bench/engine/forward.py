@@ -14,7 +14,7 @@ from bench.engine.attention.contract import AttentionBackend, make_layout, to_de
 from bench.engine.compiling import compile_blocks, suits, uncompile_blocks, uncompiled
 from bench.engine.device import input_device
 from bench.engine.families import WITH_REPLACEMENTS, replacements, swap_classes
-from bench.engine.fuse import FUSED
+from bench.engine.fuse import fused_classes
 from bench.engine.head import needed_rows_head
 from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Pack, Plan
@@ -67,7 +67,7 @@ class PackedForward:
         self.num_forwarded = 0
         self._own_attention = model.config._attn_implementation
         self._has_interface = model.config.get_text_config().model_type not in WITH_REPLACEMENTS
-        self._replacements = {**replacements(model.config.get_text_config().model_type), **FUSED}
+        self._replacements = {**fused_classes(model), **replacements(model.config.get_text_config().model_type)}
         self._attach()
 
     def start(self, plan: Plan) -> None:

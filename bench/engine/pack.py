@@ -23,8 +23,8 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 
 Ints = NDArray[np.int64]
 
-_LONG = 4  # packs of work
-_FIRST_SHARE = 8  # of a long job the first scores are to be seen soon: their pack is so many times smaller
+_LONG = 2  # packs of work
+_FIRST_SHARE = 16  # of a long job the first scores are to be seen soon: their pack is so many times smaller
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """CPU: the attention plan through PyTorch's CPU flash kernel, partial results merged by their log-sum-exps.
 
 The kernel is the one behind `scaled_dot_product_attention`; it is called by its own name because only there does it
-return the log-sum-exp. Unmasked calls with many queries run at close to the rate of a matrix product, so query heads
-that share a key head are folded into the query axis, and only small blocks ever see a mask.
+return the log-sum-exp. Query heads that share a key head are a dimension of their own, over which keys are expanded, so
+that nothing is copied; only small blocks ever see a mask.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     inputs = fold_key_bias(inputs, layout)
     num_heads, length, size = inputs.query.shape
     num_kv_heads = inputs.key.shape[0]
-    shape = (num_kv_heads, length, num_heads // num_kv_heads)
-    # Query heads that share a key head lie beside each other, so that any span of tokens is a view.
-    query = inputs.query.reshape(num_kv_heads, -1, length, size).transpose(1, 2).contiguous()
-    output = query.new_empty(length, num_heads, size).view(length, num_kv_heads, -1, size).transpose(0, 1)
-    lse = query.new_empty(shape, dtype=torch.float32)
+    query = inputs.query.view(num_kv_heads, num_heads // num_kv_heads, length, size)
+    output = query.new_empty(length, *query.shape[:2], size).permute(1, 2, 0, 3)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     own = (inputs.key, inputs.value)
     gathered = [_at(tensor, layout.places) for tensor in own]
     biases = _biases(layout, query)
@@ -41,22 +39,23 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
             key, value = (tensor[:, layout.keys[block.start]] for tensor in gathered)
         else:
             key, value = (tensor[:, here] for tensor in own)
+        asking = query[:, :, here]
         if block.is_chain and block.above:
             above, below = slice(block.num_above), slice(block.num_above, None)
-            part = _flash(query[:, here], key[:, below], value[:, below], inputs.scale, None)
-            merge_(*part, *_visible(query[:, here], key[:, above], value[:, above], inputs.scale))
+            part = _flash(asking, key[:, below], value[:, below], inputs.scale, is_causal=True)
+            merge_(*part, *_flash(asking, key[:, above], value[:, above], inputs.scale))
         else:
-            part = _flash(query[:, here], key, value, inputs.scale, biases.get(block.start))
-        output[:, here], lse[:, here] = part
+            bias = biases.get(block.start)
+            part = _flash(asking, key, value, inputs.scale, bias, is_causal=bias is None)
+        output[:, :, here], lse[:, :, here] = part
     for level in layout.attention.levels:
         for span in level:
             there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
-            more = _visible(query[:, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
-            merge_(output[:, there], lse[:, there], *more)
+            more = _flash(query[:, :, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
+            merge_(output[:, :, there], lse[:, :, there], *more)
     if inputs.prefix_key.shape[1]:
-        merge_(output, lse, *_visible(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
-    result: torch.Tensor = output.transpose(0, 1).flatten(1, 2).transpose(0, 1)
-    return result[..., :num_dimensions]
+        merge_(output, lse, *_flash(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
+    return output.flatten(0, 1)[..., :num_dimensions]
 
 
 def _at(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -94,22 +93,17 @@ def merge_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse
 
 
 def _flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, bias: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None = None,
+    *,
+    is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Self-attention of a block, causal without a bias; query (Hkv, t, G, D), returns that shape and its lse."""
-    groups = query.shape[2]
-    key, value = (tensor.unsqueeze(1).expand(-1, groups, -1, -1) for tensor in (key, value))
-    part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query.transpose(1, 2), key, value, 0.0, bias is None, attn_mask=bias, scale=scale
+    """Attend with query (Hkv, G, t, D) to key (Hkv, n, D) and value; returns (Hkv, G, t, D) and its lse (Hkv, G, t)."""
+    key, value = (tensor.unsqueeze(1).expand(-1, query.shape[1], -1, -1) for tensor in (key, value))
+    found: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
     )
-    return part.transpose(1, 2), lse.transpose(1, 2)
-
-
-def _visible(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All queries attend to all keys; query (Hkv, t, G, D), key (Hkv, n, D)."""
-    part, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query.flatten(1, 2).unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), 0.0, False, scale=scale
-    )
-    return part.reshape(query.shape), lse.reshape(query.shape[:3])
+    return found
