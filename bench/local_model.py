@@ -103,6 +103,7 @@ class LocalModel:
             "quantization": session.precision.quantization,
             "gguf": session.files.stored,
             "adapter": None if session.adapter is None else session.adapter.describe(),
+            "has_chat_template": bool(session.tokenizer.chat_template),
             "num_parameters": session.num_parameters,
         }
 

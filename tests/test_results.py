@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import pytest
 from report_runs import cell, make_run
 
 from bench.report.data import render_csv, render_json
@@ -113,6 +114,24 @@ def test_footnotes_say_what_was_shortened_failed_tied_and_not_answered() -> None
     for words in ("1 sample failed", "2 samples shortened", "3 samples with a tie", "4 completions held no answer"):
         assert any(words in note for note in report.footnotes), words
     assert cell(report.sections[0].results, "model").notes == (1, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("num_no_answer", "has", "uses", "is_said"),
+    [
+        (30, True, False, True),
+        (20, True, False, False),
+        (30, True, True, False),
+        (30, False, False, False),
+    ],
+)
+def test_a_chat_model_that_writes_nothing_without_its_template_is_explained(
+    num_no_answer: int, has: bool, uses: bool, is_said: bool
+) -> None:
+    run = make_run("instruct", lane="generate", config={"tasks": [{"task": "mmlu", "chat_template": uses}]})
+    run.info["model"]["has_chat_template"] = has
+    run.info["metrics"]["acc"]["num_no_answer"] = num_no_answer  # of 40
+    assert any("chat template" in note for note in build_report([run]).footnotes) == is_said
 
 
 def test_a_run_without_a_number_has_a_dash_and_never_a_zero() -> None:

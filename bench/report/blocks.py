@@ -144,13 +144,24 @@ def remarks_on(run: Run) -> list[str]:
         num_fewer = metric.get("num_fewer_shots") or 0
         how = f", {count(num_fewer)} of them by leaving out whole shots" if num_fewer else ""
         remarks.append(f"{plural(num_truncated, 'sample')} shortened to fit the model's context{how}")
-    for key, text in _WITHOUT_ANSWER.items():
-        if num := metric.get(key):
-            remarks.append(f"{plural(num, 'completion')} {text}")
+    remarks += _without_answer(run)
     if num_ties := metric.get("num_ties"):
         remarks.append(f"{plural(num_ties, 'sample')} with a tie for the best choice; the first of them is taken")
     remarks += device_remarks(run)
     remarks += run.problems
+    return remarks
+
+
+def _without_answer(run: Run) -> list[str]:
+    """How many completions were no answers; a model that was not asked as the chat model it is may write nothing."""
+    metric = metric_of(run)
+    remarks = [
+        f"{plural(metric[key], 'completion')} {text}" for key, text in _WITHOUT_ANSWER.items() if metric.get(key)
+    ]
+    (task,) = look_up(run.info, "config.tasks") or [{}]
+    is_plain = look_up(run.info, "model.has_chat_template") and not task.get("chat_template")
+    if is_plain and 2 * metric.get("num_no_answer", 0) > metric.get("num_scored", 0):
+        remarks.append("the model has a chat template, which the plan does not use (`chat_template: true`)")
     return remarks
 
 
