@@ -155,12 +155,11 @@ def remarks_on(run: Run) -> list[str]:
 def _without_answer(run: Run) -> list[str]:
     """How many completions were no answers; a model that was not asked as the chat model it is may write nothing."""
     metric = metric_of(run)
-    remarks = [
-        f"{plural(metric[key], 'completion')} {text}" for key, text in _WITHOUT_ANSWER.items() if metric.get(key)
-    ]
-    (task,) = look_up(run.info, "config.tasks") or [{}]
-    is_plain = look_up(run.info, "model.has_chat_template") and not task.get("chat_template")
-    if is_plain and 2 * metric.get("num_no_answer", 0) > metric.get("num_scored", 0):
+    counts = {text: metric.get(key) or 0 for key, text in _WITHOUT_ANSWER.items()}
+    remarks = [f"{plural(num, 'completion')} {text}" for text, num in counts.items() if num]
+    tasks = look_up(run.info, "config.tasks") or [{}]
+    is_plain = look_up(run.info, "model.has_chat_template") and not tasks[0].get("chat_template")
+    if is_plain and 2 * (metric.get("num_no_answer") or 0) > (metric.get("num_scored") or 0):
         remarks.append("the model has a chat template, which the plan does not use (`chat_template: true`)")
     return remarks
 
