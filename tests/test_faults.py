@@ -99,7 +99,7 @@ def test_killed_before_the_first_pack_leaves_a_run_that_goes_on(tmp_path: Path, 
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("place", [2, -1])
+@pytest.mark.parametrize("place", [3, -1])
 def test_interrupted_by_hand_and_continued(tmp_path: Path, cli: Bench, whole: Path, num_packs: int, place: int) -> None:
     plan = write_plan(tmp_path)
     pack = place % num_packs
@@ -117,7 +117,7 @@ def test_interrupted_by_hand_and_continued(tmp_path: Path, cli: Bench, whole: Pa
     with pytest.MonkeyPatch.context() as patch:
         packs = on_pack(patch, lambda _number, _pack, logits: logits)
         assert cli("run", plan).code == 0
-    assert len(packs) <= num_packs - pack + 1  # the trunk that all share, and what was left
+    assert len(packs) <= num_packs - pack + 2  # the trunks above, and what was left
     assert_same_run(run, whole)
     info = read_info(run)
     assert info["num_sittings"] == 2
@@ -277,7 +277,7 @@ def test_what_is_no_number_is_an_error_on_the_sample_and_never_a_score(
     with pytest.MonkeyPatch.context() as patch:
         packs = on_pack(patch, lambda _number, _pack, logits: logits)
         assert cli("run", plan).code == 0
-    assert len(packs) <= 2
+    assert len(packs) <= 3  # two trunks are above it
     assert_same_run(run, whole)
 
 

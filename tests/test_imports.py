@@ -85,7 +85,11 @@ ALLOWED = {
         "team",
         "launch",
     ],
-    "transformers": ["hf", "engine.families.*"],  # the latter for the class of one architecture each, after hf
+    "transformers": [
+        "hf",
+        "engine.families.*",
+        "engine.fuse",
+    ],  # the latter for classes of single architectures, after hf
     "rich.progress": ["report.progress"],
     "argparse": ["arguments", "cli", "lmeval.command"],  # `cli` for the name of what is parsed
     "pynvml": ["telemetry.machine", "telemetry.nvml"],

@@ -24,7 +24,7 @@ from bench.engine.tree import Ids, PrefixTree, build_tree
 Ints = NDArray[np.int64]
 
 _LONG = 2  # packs of work
-_FIRST_SHARE = 16  # of a long job the first scores are to be seen soon: their pack is so many times smaller
+_FIRST_TOKENS = 256  # of a long job the first scores are to be seen soon: their pack is a small one
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class _Planner:
             self.num_rows[parent] += self.num_rows[node]
         self.num_emitted = 0
         is_long = tree.num_tokens > _LONG * budget.tokens
-        self.first_tokens = budget.tokens // _FIRST_SHARE if is_long else budget.tokens
+        self.first_tokens = min(_FIRST_TOKENS, budget.tokens) if is_long else budget.tokens
         self.first_path = set(_first_path(tree))
 
     def packs(self) -> Iterator[Pack]:
