@@ -39,7 +39,7 @@ def _dirty(machine: dict[str, Any]) -> str:
 def _bf16() -> str:
     import torch
 
-    from bench.engine.widen import lacks_instructions
+    from bench.engine.device import lacks_instructions
 
     if not lacks_instructions(torch.bfloat16, torch.device("cpu")):
         return ""

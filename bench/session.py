@@ -16,6 +16,7 @@ from bench.config import EngineSpec, ModelSpec
 from bench.engine.allocator import keep_freed_memory
 from bench.engine.codec import Codec, TextGenerator
 from bench.engine.continuous import ContinuousGenerator, why_not_served
+from bench.engine.device import lacks_instructions
 from bench.engine.encode import EncodingRules, SampleEncoder
 from bench.engine.estimate import Costing, block_shapes
 from bench.engine.generate import Generator, generation_budget
@@ -25,7 +26,7 @@ from bench.engine.memory import activation_bytes, free_bytes
 from bench.engine.pack import Budget, TokenRequest
 from bench.engine.scorer import SMALLEST_BUDGET, Scorer
 from bench.engine.selfcheck import choose_requests
-from bench.engine.widen import lacks_instructions, widen
+from bench.engine.widen import widen
 from bench.errors import InputError, ModelInputError, ModelLoadError
 from bench.models.adapter import Adapter, apply_adapter, locate_adapter
 from bench.models.files import ModelFiles, locate, preparation
@@ -54,7 +55,7 @@ from bench.telemetry.matmul import MatmulProbe
 
 log = logging.getLogger(__name__)
 
-_CPU_TOKENS = 4096  # smaller packs starve the matrix products, larger ones take long to show a score
+_CPU_TOKENS = 4096  # smaller packs starve the matrix products; larger ones gain nothing, and a kill loses more
 _CUDA_MAX_TOKENS = 16384
 _ROW_BYTES = 256 << 20  # logits of one pack
 _SHARE_OF_FREE_MEMORY = 0.6

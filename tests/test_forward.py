@@ -9,13 +9,14 @@ from helpers import few_shot_requests, varlen_attn_by_contract
 from tiny_models import PACKED, UNKNOWN, VOCAB, WINDOW, largest_difference, plain_loglikelihoods, score, tiny_model
 
 from bench.engine.attention import varlen
+from bench.engine.device import lacks_instructions
 from bench.engine.families import PACKED_MODEL_TYPES
 from bench.engine.forward import BACKENDS, PackedForward, PrefixCacheForward
 from bench.engine.head import NeededRowsHead
 from bench.engine.levels import plan_attention
 from bench.engine.pack import Budget, plan_packs
 from bench.engine.plain import score_alone
-from bench.engine.widen import lacks_instructions, widen
+from bench.engine.widen import widen
 from bench.records import Loglikelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # gpt_bigcode

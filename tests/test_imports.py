@@ -85,11 +85,7 @@ ALLOWED = {
         "team",
         "launch",
     ],
-    "transformers": [
-        "hf",
-        "engine.families.*",
-        "engine.fuse",
-    ],  # the latter for classes of single architectures, after hf
+    "transformers": ["hf", "engine.families.*", "engine.fuse"],  # after hf, for classes of single architectures
     "rich.progress": ["report.progress"],
     "argparse": ["arguments", "cli", "lmeval.command"],  # `cli` for the name of what is parsed
     "pynvml": ["telemetry.machine", "telemetry.nvml"],

@@ -13,7 +13,8 @@ is written in other words is left as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -47,31 +48,45 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fused_classes(model: nn.Module) -> dict[type[nn.Module], type[nn.Module]]:
-    """What stands in for which of a model's classes."""
+    """What stands in for which of a model's classes, whether or not it does so now."""
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    kinds |= {base for kind in kinds for base in kind.__bases__}
+    return {kind: fused for kind in kinds if (fused := _stand_in(kind))}
+
+
+@cache
+def _stand_in(kind: Any) -> type[nn.Module] | None:
+    """What does the same as a class in fewer passes; None if nothing is known to."""
     from transformers.models.llama import modeling_llama as llama
 
-    found = {}
-    for kind in {type(module) for module in model.modules()}:
-        if kind in FUSED:
-            found[kind] = FUSED[kind]
-        elif _is_copy(kind.forward, llama.LlamaRMSNorm.forward):
-            found[kind] = _with_forward(kind, _rms_norm)
-        elif _is_copy(kind.forward, llama.LlamaMLP.forward):
-            found[kind] = _with_forward(kind, _gated_mlp)
-        elif _is_copy(_global(kind.forward, "apply_rotary_pos_emb"), llama.apply_rotary_pos_emb):
-            found[kind] = _with_forward(kind, _with_global(kind.forward, "apply_rotary_pos_emb", _rotate))
-    return found
+    forward = getattr(kind, "forward", None)
+    if kind in FUSED:
+        return FUSED[kind]
+    if _is_copy(forward, llama.LlamaRMSNorm.forward):
+        return _with_forward(kind, _rms_norm)
+    if _is_copy(forward, llama.LlamaMLP.forward):
+        return _with_forward(kind, _gated_mlp)
+    if isinstance(forward, FunctionType) and "apply_rotary_pos_emb" in forward.__code__.co_names:
+        theirs = forward.__globals__.get("apply_rotary_pos_emb")
+        if _is_copy(theirs, llama.apply_rotary_pos_emb):
+            return _with_forward(kind, _with_global(forward, "apply_rotary_pos_emb", _rotate))
+    return None
 
 
 def _is_copy(function: Any, of: Any) -> bool:
-    """Whether a function does exactly what another does, but for the names of its variables."""
-    one, other = getattr(function, "__code__", None), of.__code__
-    return isinstance(one, CodeType) and _deeds(one) == _deeds(other)
+    """Whether a function does exactly what another does, in what it calls of its own module too."""
+    if not (isinstance(function, FunctionType) and isinstance(of, FunctionType)):
+        return False
+    called = {name: of.__globals__.get(name) for name in of.__code__.co_names}
+    return _deeds(function) == _deeds(of) and all(
+        _is_copy(function.__globals__.get(name), one) for name, one in called.items() if isinstance(one, FunctionType)
+    )
 
 
-def _deeds(code: CodeType) -> tuple[object, ...]:
-    """What a function does; texts are its documentation."""
-    return code.co_code, code.co_names, [value for value in code.co_consts if not isinstance(value, str)]
+def _deeds(function: FunctionType) -> tuple[object, ...]:
+    """A function's code but for the names of its variables and its documentation."""
+    code = function.__code__
+    return code.co_code, code.co_names, [value for value in code.co_consts if value != function.__doc__]
 
 
 def _with_forward(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
@@ -79,13 +94,7 @@ def _with_forward(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn
     return type(f"Fused{kind.__name__}", (kind,), {"forward": forward})
 
 
-def _global(function: Any, name: str) -> Any:
-    """What a global name means in a function that uses it; None if it does not."""
-    code = getattr(function, "__code__", None)
-    return function.__globals__.get(name) if isinstance(code, CodeType) and name in code.co_names else None
-
-
-def _with_global(function: Any, name: str, value: Any) -> Callable[..., Any]:
+def _with_global(function: FunctionType, name: str, value: Any) -> Callable[..., Any]:
     """The same function with another meaning of a global name, which other functions keep."""
     names = {**function.__globals__, name: value}
     made = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)

@@ -40,8 +40,7 @@ class Block:
 
     Attributes:
         start, stop: the block's tokens.
-        is_chain: among themselves the mask is plain causal, and all of them see all that is in `above`; a block that
-            may be masked and has something above it is masked: one call rather than two and a merge.
+        is_chain: among themselves the mask is plain causal, and all of them see all that is in `above`.
         above: the ranges of tokens of short nodes above some of them.
     """
 
@@ -93,11 +92,10 @@ def plan_attention(positions: Ints, subtree_end: Ints, limits: Limits) -> Attent
         is_short = stop < end and stop - start <= limits.short
         if is_small or is_short:
             upto = end if is_small else stop
-            may_mask = upto - start <= limits.dense
             if is_open and upto - blocks[-1].start <= limits.dense:
                 blocks[-1] = replace(blocks[-1], stop=upto, is_chain=False)
             else:
-                blocks.append(Block(start, upto, stop == upto and not (above and may_mask), above))
+                blocks.append(Block(start, upto, stop == upto, above))
             if not is_small:
                 short.append((start, stop, end))
             is_open = True

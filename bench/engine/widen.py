@@ -9,31 +9,10 @@ weights.
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from bench.hf import Conv1D
-
-
-def _multiplies_bf16() -> bool:
-    """Whether this processor has products of bf16; oneDNN says yes of any with AVX-512, on which it emulates them."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-_SUPPORTED: dict[torch.dtype, Callable[[], bool]] = {
-    torch.bfloat16: _multiplies_bf16,
-    torch.float16: lambda: bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()),
-}
-
-
-def lacks_instructions(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `device` is a processor without instructions for products of `dtype`."""
-    return device.type == "cpu" and dtype in _SUPPORTED and not _SUPPORTED[dtype]()
 
 
 class WideLinear(nn.Linear):

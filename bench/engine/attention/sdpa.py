@@ -13,8 +13,8 @@ import torch
 
 from bench.engine.attention.bias import fold_key_bias
 from bench.engine.attention.contract import AttentionInputs, PackLayout
+from bench.engine.device import lacks_instructions
 from bench.engine.levels import Limits
-from bench.engine.widen import lacks_instructions
 
 LIMITS = Limits(dense=96, short=32)  # one small masked call beats several smaller ones
 
