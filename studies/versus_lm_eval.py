@@ -8,6 +8,7 @@ in fp32 and 45 % in bf16; the first scores on disk 8 s after the start. Exit cod
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def study(options: argparse.Namespace) -> int:
         "lm_eval": {"batch_size": best, "wall_s": {size: [run.wall_s for run in runs] for size, runs in theirs.items()}}
         | {"tokens_forwarded": tokens.forwarded, "tokens_padded": tokens.padded},
         "ratio": ratio,
-        "goals": {} if options.limit else _judge(options.dtype, ratio, max(shares), min(first_s)),
+        "goals": {} if options.limit else _judge(options.dtype, ratio, statistics.median(shares), min(first_s)),
     }
     lines = ["# Speed beside lm-evaluation-harness", "", describe(options), ""]
     lines += [f"Both as whole commands, taking turns, {num_threads()} threads each.", "", *_render(result, tokens)]
