@@ -126,14 +126,23 @@ def test_a_checkpoint_that_was_saved_quantised(
     assert f"mine: its checkpoint is quantised already ({name})" in str(error.value)
 
 
-def test_a_checkpoint_whose_weights_are_not_what_its_configuration_says(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("about", "name"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bnb-4bit"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+    ],
+)
+def test_a_checkpoint_whose_weights_are_not_what_its_configuration_says(
+    about: dict[str, Any], name: str, saved: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "mine"))
     config = json.loads((folder / "config.json").read_text())
-    about = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
     with pytest.raises(ModelLoadError) as error:
         load(folder)
-    assert str(error.value) == "model mine cannot be loaded: its weights are not quantised (bnb-4bit)"
+    assert str(error.value) == f"model mine cannot be loaded: its weights are not quantised ({name})"
 
 
 def test_a_checkpoint_in_compressed_tensors(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bench.models.kind import AUTO_CLASSES, overflows_in_float16, settle_kind
 from bench.models.placement import is_whole, placement
 from bench.models.quantize import (
     check_quantised,
+    check_stored,
     dequantise,
     gpu_dtypes,
     loading_options,
@@ -117,6 +118,7 @@ def load_model(
     needs_eager = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     needs_eager = needs_eager or config.model_type in _BROKEN_SDPA
     try:
+        check_stored(config, files.folder)
         with quiet():
             model, info = AUTO_CLASSES[settle_kind(spec, config)].from_pretrained(
                 files.folder,

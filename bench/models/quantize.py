@@ -19,9 +19,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from bench.config import ModelSpec
@@ -49,6 +51,7 @@ _PACKAGES = {
 
 _STORED = ("awq", "bitsandbytes", "compressed-tensors", "fp8", "gptq", "mxfp4", "torchao")  # methods of checkpoints
 _SHORT = {"bitsandbytes": "bnb"}  # those that we call otherwise
+_PLAIN = {"F64", "F32", "F16", "BF16"}  # as safetensors calls dtypes
 _DEQUANTISED_ON_CPU = ("awq", "fp8", "gptq", "mxfp4")  # the others keep their packed weights there
 _ON_GPU = {"awq": (torch.float16,), "gptq": (torch.float16, torch.bfloat16)}  # what gptqmodel's kernels compute in
 
@@ -105,6 +108,25 @@ def gpu_dtypes(config: Any) -> tuple[torch.dtype, ...]:
     return _ON_GPU.get(_method(config), ())
 
 
+def check_stored(config: Any, folder: Path) -> None:
+    """Make sure that a checkpoint which says that it is quantised is: transformers would load plain weights as well.
+
+    What compressed-tensors stores may be rounded and yet be floating-point numbers, and a pickle cannot be looked into.
+
+    Raises:
+        ValueError: all of its safetensors are floating-point numbers of 16 bits or more.
+    """
+    stored = stored_quantization(config)
+    files = sorted(folder.glob("*.safetensors"))
+    if stored is None or _method(config) == "compressed-tensors" or not files:
+        return
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            if any(file.get_slice(name).get_dtype() not in _PLAIN for name in file.keys()):  # noqa: SIM118
+                return
+    raise ValueError(f"its weights are not quantised ({stored})")
+
+
 def loading_options(spec: ModelSpec, config: Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """What transformers is to be told of how a model is quantised, beyond what its checkpoint says."""
     if spec.quantization == "none":
@@ -159,19 +181,14 @@ def quiet() -> Iterator[None]:
 
 
 def check_quantised(spec: ModelSpec, model: nn.Module) -> None:
-    """Make sure that a model is quantised as its plan says, or its checkpoint where bitsandbytes reads it.
+    """Make sure that a model is quantised as its plan says.
 
     Raises:
         ModelInputError: it has no layers that can be, or torchao left out some for their size.
-        ModelLoadError: the checkpoint's weights are not quantised.
     """
-    is_plain = all(_is_plain(weight) for weight in model.parameters())
     if spec.quantization == "none":
-        stored = stored_quantization(model.config)
-        if is_plain and str(stored).startswith("bnb"):
-            raise ModelLoadError(f"model {spec.name} cannot be loaded: its weights are not quantised ({stored})")
         return
-    if is_plain:
+    if all(_is_plain(weight) for weight in model.parameters()):
         raise ModelInputError(f"model {spec.name}: none of its layers can be quantised by {spec.quantization}")
     head = model.get_output_embeddings()  # type: ignore[operator]
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
