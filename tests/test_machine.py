@@ -1,14 +1,16 @@
-"""How many threads compute."""
+"""How many threads compute, and which state of the code a result is of."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from bench.telemetry.machine import num_threads
+import bench
+from bench.telemetry.machine import describe_environment, num_threads
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,20 @@ def test_a_model_computes_with_as_many_as_the_user_says(said: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": said}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
+
+
+def test_studies_results_do_not_make_the_code_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, result = tmp_path / "bench" / "__init__.py", tmp_path / "studies" / "results" / "a.md"
+    for path in (code, result):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(bench, "__file__", str(code))
+
+    assert describe_environment()["is_dirty"] is False
+    result.write_text("measured")
+    assert describe_environment()["is_dirty"] is False
+    code.write_text("# changed")
+    assert describe_environment()["is_dirty"] is True

@@ -122,7 +122,7 @@ def describe_gpus() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout the package runs from; None where it is not a checkout."""
+    """Commit of the checkout the package runs from and whether its files differ, studies' results aside; or None."""
     root = Path(bench.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "is_dirty": None}
@@ -132,6 +132,7 @@ def _commit() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "is_dirty": bool(git("status", "--porcelain"))}
+        changed = git("status", "--porcelain", "--", ".", ":(exclude)studies/results")
+        return {"commit": git("rev-parse", "HEAD"), "is_dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "is_dirty": None}
