@@ -25,7 +25,7 @@ _BLOCK_FIELDS = {
     "lane": "lanes",
 }
 _WITHOUT_ANSWER = {
-    "num_no_answer": "held no answer that could be read, which is wrong",
+    "num_no_answer": "held no answer that could be read, which counts as wrong",
     "num_cut_off": "ended at the most tokens allowed",
     "num_refused": "were refused or withheld",
 }
