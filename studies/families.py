@@ -182,7 +182,7 @@ def _render(options: argparse.Namespace, families: Sequence[_Family], plan: Plan
     ]
     header = ["family", "parameters", "TFLOP", "seconds", "tokens/s", "share of the matmul rate", "all rounds", "max Δ"]
     return [
-        "# One speed for all families",
+        "# The speed of other families beside LLaMA",
         "",
         describe(options).replace(f"Model {options.model}", f"Random weights, tokenizer of {options.model}"),
         f"{plan.num_distinct:,} distinct tokens of {plan.num_logical:,}; medians of {options.repeats} rounds; "

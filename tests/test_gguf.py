@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from model_folders import message
 from tiny_models import tiny_model
 from tokenizer_kinds import AWKWARD, TEXT, tokenizer_of
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
@@ -135,14 +136,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.inference_mode():
         found: torch.Tensor = model(input_ids=torch.arange(3, 63)[None]).logits
     return found
-
-
-def message(error: pytest.ExceptionInfo[Exception]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    assert "mine" in text
-    assert len(text) < 600
-    return text
 
 
 # What is read

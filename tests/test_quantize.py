@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from helpers import few_shot_requests
+from model_folders import change_config
 from runs import Bench, write_plan
 from tiny_models import VOCAB, largest_difference, plain_loglikelihoods, score, tiny_model
 from tokenizer_kinds import tokenizer_of
@@ -22,7 +22,7 @@ from bench.errors import ModelInputError, ModelLoadError
 from bench.models import quantize
 from bench.models.files import locate
 from bench.models.local import build_skeleton, load_config, load_model
-from bench.models.quantize import BYTES_PER_WEIGHT, check_quantization, stored_quantization
+from bench.models.quantize import BYTES_PER_WEIGHT, check_quantization, check_stored, stored_quantization
 
 CPU = torch.device("cpu")
 ON_CPU = ["bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "torchao-fp8"]
@@ -135,14 +135,22 @@ def test_a_checkpoint_that_was_saved_quantised(
     ],
 )
 def test_a_checkpoint_whose_weights_are_not_what_its_configuration_says(
-    about: dict[str, Any], name: str, saved: Path, tmp_path: Path
+    about: dict[str, Any], name: str, folder: Path
 ) -> None:
-    folder = Path(shutil.copytree(saved, tmp_path / "mine"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": about}))
+    change_config(folder, quantization_config=about)
     with pytest.raises(ModelLoadError) as error:
         load(folder)
     assert str(error.value) == f"model mine cannot be loaded: its weights are not quantised ({name})"
+
+
+def test_a_checkpoint_that_cannot_be_told_from_a_plain_one_is_not_refused(folder: Path) -> None:
+    rounded = SimpleNamespace(quantization_config={"quant_method": "compressed-tensors", "format": "dense"})
+    check_stored(rounded, folder)
+    said = SimpleNamespace(quantization_config={"quant_method": "fp8"})
+    with pytest.raises(ValueError, match="not quantised"):
+        check_stored(said, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    check_stored(said, folder)
 
 
 def test_a_checkpoint_in_compressed_tensors(tmp_path: Path) -> None:
@@ -164,16 +172,15 @@ def test_a_checkpoint_in_compressed_tensors(tmp_path: Path) -> None:
         weights[name.removesuffix("weight") + "weight_shape"] = torch.tensor(rounded.shape)
         del weights[name]
     save_file(weights, path, metadata={"format": "pt"})
-    config = json.loads((tmp_path / "config.json").read_text())
     scheme = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
-    config["quantization_config"] = {
+    about = {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "ignore": ["lm_head"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": scheme, "input_activations": None}},
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    change_config(tmp_path, quantization_config=about)
     model = load(tmp_path)
     assert stored_quantization(model.config) == "compressed-tensors"
     expected = tiny()
@@ -208,9 +215,7 @@ def test_a_checkpoint_in_fp8(tmp_path: Path) -> None:
             ]
         )
     save_file(weights, path, metadata={"format": "pt"})
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    change_config(tmp_path, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
     model = load(tmp_path)
     for name, weight in dense.items():
         assert torch.allclose(model.state_dict()[name].float(), weight, atol=1e-6), name

@@ -122,7 +122,10 @@ def describe_gpus() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout the package runs from and whether its files differ, studies' results aside; or None."""
+    """Commit of the checkout the package runs from, and whether files other than studies' results differ from it.
+
+    Both are None where it is not a checkout.
+    """
     root = Path(bench.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "is_dirty": None}
