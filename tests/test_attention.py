@@ -25,7 +25,7 @@ from bench.engine.attention.contract import AttentionBackend, tree_mask
 from bench.engine.levels import Limits, plan_attention
 from bench.engine.pack import Budget, TokenRequest, plan_packs
 
-LIMITS = [Limits(0, 0), Limits(8, 0), Limits(8, 3), Limits(0, 12), Limits(40, 30), Limits(96, 32)]
+LIMITS = [Limits(0, 0), Limits(8, 0), Limits(8, 3, 4), Limits(0, 12), Limits(40, 30, 8), sdpa.LIMITS]
 
 
 def test_the_packs_tried_have_what_there_is_to_get_wrong() -> None:
@@ -34,7 +34,7 @@ def test_the_packs_tried_have_what_there_is_to_get_wrong() -> None:
     plans = [plan_attention(pack.positions, pack.subtree_end, Limits()) for pack, _ in WHOLE]
     assert max(len(plan.levels) for plan in plans) >= 3
     plans = [plan_attention(pack.positions, pack.subtree_end, Limits(40)) for pack, _ in WHOLE]
-    assert any(plan.levels and not block.is_chain for plan in plans for block in plan.blocks)
+    assert any(plan.levels and block.keys for plan in plans for block in plan.blocks)
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -59,6 +59,28 @@ def test_reference_takes_queries_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("size", [16, 64])
 def test_sdpa_is_softmax_over_ancestors(heads: tuple[int, int], size: int) -> None:
     check(sdpa.attend, LIMITS, heads, size)
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (4, 1)])
+def test_sdpa_where_the_kernel_does_not_let_heads_share_keys(
+    heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before torch 2.13: whoever gives it fewer key heads has it read what is not theirs."""
+
+    def flash(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        output, lse = real(query, key, *args, **kwargs)
+        if key.shape[1] < query.shape[1]:
+            output[:, key.shape[1] :] = 0
+        return output, lse
+
+    real = sdpa._flash
+    monkeypatch.setattr(sdpa, "_flash", flash)
+    sdpa._shares_key_heads.cache_clear()
+    try:
+        assert not sdpa._shares_key_heads()
+        check(sdpa.attend, [sdpa.LIMITS], heads, 16)
+    finally:
+        sdpa._shares_key_heads.cache_clear()
 
 
 @given(token_requests(), st.sampled_from([1, 3, 8, 1000]), st.sampled_from(LIMITS), st.sampled_from(HEADS))

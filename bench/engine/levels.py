@@ -2,8 +2,8 @@
 
 In depth-first order the descendants of a node are one contiguous range. So tree attention splits, exactly, into
 
-- *blocks*: a range that attends to itself (causally where it is one chain, under the tree's mask where it is a small
-  subtree not worth cutting further) and to what few tokens of short nodes stand above it, and
+- *blocks*: a range that attends to itself, causally where it is one long chain, else under the tree's mask, which then
+  covers what few tokens of short nodes stand above it, too; and
 - *levels*: for each long node above other tokens, its descendants attend to all of it, with no mask at all; nodes of
   one level never overlap, so a level can be one variable-length call.
 
@@ -15,7 +15,7 @@ two or three words make many short nodes; a level of each would cost a call and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from bench.engine.pack import Ints
@@ -27,32 +27,29 @@ class Limits:
 
     Attributes:
         dense: neighbouring subtrees of together at most so many tokens become one masked block; 0: a block per node.
-        short: nodes of at most so many tokens are attended to by blocks, not by a level of their own.
+        short: nodes of at most so many tokens are attended to by masked blocks, not by a level of their own.
+        vector: masked blocks look at a multiple of so many keys, as far as the pack has them.
     """
 
     dense: int = 0
     short: int = 0
+    vector: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Tokens [start, stop) attend to themselves and to the short nodes above them.
+    """Tokens [start, stop) attend to themselves.
 
     Attributes:
         start, stop: the block's tokens.
-        is_chain: among themselves the mask is plain causal, and all of them see all that is in `above`.
-        above: the ranges of tokens of short nodes above some of them.
+        keys: the ranges of tokens they look at under the tree's mask: short nodes above some of them, and themselves
+            with those of the tokens after them that fill the last vector, which none of them sees. Empty where they
+            are one chain, whose mask is plain causal.
     """
 
     start: int
     stop: int
-    is_chain: bool
-    above: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def num_above(self) -> int:
-        """Tokens of the short nodes above."""
-        return sum(stop - start for start, stop in self.above)
+    keys: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +84,34 @@ def plan_attention(positions: Ints, subtree_end: Ints, limits: Limits) -> Attent
             inside.pop()
         while short and short[-1][2] <= start:
             short.pop()
-        above = tuple((first, last) for first, last, _ in short)
         is_small = end - start <= limits.dense
         is_short = stop < end and stop - start <= limits.short
         if is_small or is_short:
             upto = end if is_small else stop
             if is_open and upto - blocks[-1].start <= limits.dense:
-                blocks[-1] = replace(blocks[-1], stop=upto, is_chain=False)
+                first = blocks.pop()
+                blocks.append(_masked(first.start, upto, first.keys[:-1], len(positions), limits))
             else:
-                blocks.append(Block(start, upto, stop == upto, above))
+                above = tuple((first, last) for first, last, _ in short)
+                blocks.append(_masked(start, upto, above, len(positions), limits))
             if not is_small:
                 short.append((start, stop, end))
             is_open = True
         else:
-            blocks.append(Block(start, stop, is_chain=True, above=above))
+            blocks.append(Block(start, stop))
+            for level, (first, last, _) in enumerate(short, len(inside)):
+                levels.setdefault(level, []).append(Span(start, stop, first, last))
             is_open = False
             if end > stop:
                 levels.setdefault(len(inside), []).append(Span(stop, end, start, stop))
                 inside.append(end)
     return AttentionPlan(tuple(blocks), tuple(tuple(levels[level]) for level in sorted(levels)))
+
+
+def _masked(start: int, stop: int, above: tuple[tuple[int, int], ...], num_tokens: int, limits: Limits) -> Block:
+    num_keys = stop - start + sum(last - first for first, last in above)
+    filled = min(stop + -num_keys % limits.vector, num_tokens)
+    return Block(start, stop, (*above, (start, filled)))
 
 
 def _segments(positions: Ints, subtree_end: Ints) -> Iterator[tuple[int, int, int]]:

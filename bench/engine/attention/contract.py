@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.engine.levels import AttentionPlan, Block
+from bench.engine.levels import AttentionPlan
 from bench.engine.pack import Pack
 
 
@@ -23,9 +23,9 @@ class PackLayout:
         positions: depth of each token, (T,).
         subtree_end: end of each token's subtree in the pack, (T,).
         attention: blocks and levels of this pack.
-        places: of the keys of all blocks with short nodes above them: those nodes' and their own, block after block.
+        places: of the keys of all blocks that look at several ranges of them, block after block.
         keys: which of `places` are a block's, by block start.
-        masks: for each block that is not a chain, its boolean mask over its keys (True = may attend), by block start.
+        masks: for each block with one, its boolean mask over its keys (True = may attend), by block start.
         cache: what a backend derives once for all layers (for example cumulative lengths), by name.
     """
 
@@ -83,27 +83,21 @@ def make_layout(pack: Pack, attention: AttentionPlan, device: torch.device) -> P
     keys: dict[int, slice] = {}
     num_places = 0
     for block in attention.blocks:
-        if block.above:
-            found.append(_places(block))
+        if len(block.keys) > 1:
+            found.append(np.concatenate([np.arange(start, stop) for start, stop in block.keys]))
             keys[block.start] = slice(num_places, num_places := num_places + len(found[-1]))
     places = to_device(np.concatenate(found) if found else np.arange(0), device)
     masks = {}
     for block in attention.blocks:
-        if not block.is_chain:
-            own = torch.arange(block.start, block.stop, device=device)
-            seen = places[keys[block.start]] if block.above else own
-            masks[block.start] = tree_mask(subtree_end, own, seen)
+        if block.keys:
+            seen = places[keys[block.start]] if block.start in keys else torch.arange(*block.keys[0], device=device)
+            masks[block.start] = tree_mask(subtree_end, torch.arange(block.start, block.stop, device=device), seen)
     return PackLayout(pack, positions, subtree_end, attention, places, keys, masks, {})
 
 
 def tree_mask(subtree_end: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the mask of tokens at `queries` over those at `keys`: token i sees j iff j <= i < subtree_end[j]."""
     return (keys[None, :] <= queries[:, None]) & (queries[:, None] < subtree_end[None, keys])
-
-
-def _places(block: Block) -> NDArray[Any]:
-    ranges = [*block.above, (block.start, block.stop)]
-    return np.concatenate([np.arange(start, stop) for start, stop in ranges])
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> torch.Tensor:

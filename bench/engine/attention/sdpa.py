@@ -1,13 +1,14 @@
 """CPU: the attention plan through PyTorch's CPU flash kernel, partial results merged by their log-sum-exps.
 
 The kernel is the one behind `scaled_dot_product_attention`; it is called by its own name because only there does it
-return the log-sum-exp. Query heads that share a key head are a dimension of their own, over which keys are expanded, so
-that nothing is copied; only small blocks ever see a mask.
+return the log-sum-exp. What the trunk gives is computed first and everything else merged into it, the blocks last: a
+block's part is still in the cache then, and as each token is in one block, its log-sum-exp need not be kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -16,51 +17,51 @@ from bench.engine.attention.contract import AttentionInputs, PackLayout
 from bench.engine.device import lacks_instructions
 from bench.engine.levels import Limits
 
-LIMITS = Limits(dense=96, short=32)  # one small masked call beats several smaller ones
+LIMITS = Limits(dense=96, short=32, vector=16)  # one small masked call beats several smaller ones
+"""The kernel is slow where the number of keys is no multiple of a vector: it does the last few one by one."""
 
 
 def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     """Attention of a pack, (Hq, T, D)."""
     if lacks_instructions(inputs.query.dtype, inputs.query.device):
         return attend(_widened(inputs), layout).to(inputs.query.dtype)
-    num_dimensions = inputs.value.shape[2]
+    num_dimensions, scale = inputs.value.shape[2], inputs.scale
     inputs = fold_key_bias(inputs, layout)
-    num_heads, length, size = inputs.query.shape
-    num_kv_heads = inputs.key.shape[0]
-    query = inputs.query.view(num_kv_heads, num_heads // num_kv_heads, length, size)
-    output = query.new_empty(length, *query.shape[:2], size).permute(1, 2, 0, 3)
-    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
-    own = (inputs.key, inputs.value)
-    gathered = [_at(tensor, layout.places) for tensor in own]
-    biases = _biases(layout, query)
-    for block in layout.attention.blocks:
-        here = slice(block.start, block.stop)
-        if block.above:
-            key, value = (tensor[:, layout.keys[block.start]] for tensor in gathered)
-        else:
-            key, value = (tensor[:, here] for tensor in own)
-        asking = query[:, :, here]
-        if block.is_chain and block.above:
-            above, below = slice(block.num_above), slice(block.num_above, None)
-            part = _flash(asking, key[:, below], value[:, below], inputs.scale, is_causal=True)
-            merge_(*part, *_flash(asking, key[:, above], value[:, above], inputs.scale))
-        else:
-            bias = biases.get(block.start)
-            part = _flash(asking, key, value, inputs.scale, bias, is_causal=bias is None)
-        output[:, :, here], lse[:, :, here] = part
+    query = inputs.query[None]
+    key, value, prefix_key, prefix_value = (
+        _for_heads(tensor[None], query.shape[1])
+        for tensor in (inputs.key, inputs.value, inputs.prefix_key, inputs.prefix_value)
+    )
+    if prefix_key.shape[2]:
+        output, lse = _flash(query, prefix_key, prefix_value, scale)
+    else:
+        output = query.new_zeros(query.transpose(1, 2).shape).transpose(1, 2)
+        lse = query.new_full(query.shape[:3], float("-inf"), dtype=torch.float32)
     for level in layout.attention.levels:
         for span in level:
-            there, keys = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
-            more = _flash(query[:, :, there], inputs.key[:, keys], inputs.value[:, keys], inputs.scale)
-            merge_(output[:, :, there], lse[:, :, there], *more)
-    if inputs.prefix_key.shape[1]:
-        merge_(output, lse, *_flash(query, inputs.prefix_key, inputs.prefix_value, inputs.scale))
-    return output.flatten(0, 1)[..., :num_dimensions]
+            asking, seen = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
+            found = _flash(query[:, :, asking], key[:, :, seen], value[:, :, seen], scale)
+            merge_(output[:, :, asking], lse[:, :, asking], *found)
+    gathered = [_at(tensor, layout.places) for tensor in (key, value)]
+    biases = _biases(layout, query)
+    blocks = layout.attention.blocks
+    sizes = [block.stop - block.start for block in blocks]
+    views = (tensor.split(sizes, dim=2) for tensor in (query, output, lse))
+    for block, block_query, block_output, block_lse in zip(blocks, *views, strict=True):
+        if len(block.keys) > 1:
+            keys, values = (tensor[:, :, layout.keys[block.start]] for tensor in gathered)
+        else:
+            seen = slice(*block.keys[0]) if block.keys else slice(block.start, block.stop)
+            keys, values = key[:, :, seen], value[:, :, seen]
+        bias = biases.get(block.start)
+        found = _flash(block_query, keys, values, scale, bias, is_causal=bias is None)
+        _mix_(block_output, block_lse, *found)
+    return output[0, ..., :num_dimensions]
 
 
 def _at(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The places of (Hkv, T, D), whose heads lie side by side in memory: one copy of whole rows."""
-    return tensor.transpose(0, 1).index_select(0, places).transpose(0, 1)
+    """The places of (1, H, T, D), whose heads lie side by side in memory: one copy of whole rows."""
+    return tensor.transpose(1, 2).index_select(1, places).transpose(1, 2)
 
 
 def _biases(layout: PackLayout, query: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -82,14 +83,19 @@ def _widened(inputs: AttentionInputs) -> AttentionInputs:
 
 
 def merge_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
-    """Merge attention over further keys into `output` (..., D) and `lse` (...), in place.
+    """Merge attention over further keys into `output` (..., D) and `lse` (...), in place."""
+    _mix_(output, lse, part, part_lse)
+    torch.logaddexp(lse, part_lse, out=lse)
+
+
+def _mix_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
+    """Merge into `output` alone.
 
     Softmax over the union of two sets of keys weighs their results by exp(lse): the share of the second is
     sigmoid(part_lse - lse).
     """
-    share = torch.sigmoid(part_lse - lse).unsqueeze(-1)
+    share = (part_lse - lse).sigmoid_().unsqueeze(-1)
     output.lerp_(part, share.to(output.dtype))
-    torch.logaddexp(lse, part_lse, out=lse)
 
 
 def _flash(
@@ -101,9 +107,25 @@ def _flash(
     *,
     is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend with query (Hkv, G, t, D) to key (Hkv, n, D) and value; returns (Hkv, G, t, D) and its lse (Hkv, G, t)."""
-    key, value = (tensor.unsqueeze(1).expand(-1, query.shape[1], -1, -1) for tensor in (key, value))
+    """Attend with query (1, Hq, t, D) to key (1, Hkv, n, D) and value; returns (1, Hq, t, D) and its lse (1, Hq, t)."""
     found: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
     )
     return found
+
+
+def _for_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Keys or values, (1, Hkv, n, D), for so many query heads."""
+    num_groups = num_heads // tensor.shape[1]
+    return tensor if num_groups == 1 or _shares_key_heads() else tensor.repeat_interleave(num_groups, dim=1)
+
+
+@cache
+def _shares_key_heads() -> bool:
+    """Whether the kernel lets query heads share a key head, as torch 2.13's does.
+
+    Earlier ones read on past the keys without a word. With one key, attention is its value: here 1, and behind it 0.
+    """
+    values = torch.tensor([1.0, 0.0]).repeat_interleave(8).view(1, 2, 1, 8)
+    output, _ = _flash(values, values[:, :1], values[:, :1], 1.0)
+    return bool((output == 1).all())
