@@ -89,8 +89,8 @@ def plan_attention(positions: Ints, subtree_end: Ints, limits: Limits) -> Attent
         if is_small or is_short:
             upto = end if is_small else stop
             if is_open and upto - blocks[-1].start <= limits.dense:
-                first = blocks.pop()
-                blocks.append(_masked(first.start, upto, first.keys[:-1], len(positions), limits))
+                block = blocks.pop()
+                blocks.append(_masked(block.start, upto, block.keys[:-1], len(positions), limits))
             else:
                 above = tuple((first, last) for first, last, _ in short)
                 blocks.append(_masked(start, upto, above, len(positions), limits))

@@ -46,7 +46,7 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
     biases = _biases(layout, query)
     blocks = layout.attention.blocks
     sizes = [block.stop - block.start for block in blocks]
-    views = (tensor.split(sizes, dim=2) for tensor in (query, output, lse))
+    views = (torch.split(tensor, sizes, dim=2) for tensor in (query, output, lse))
     for block, block_query, block_output, block_lse in zip(blocks, *views, strict=True):
         if len(block.keys) > 1:
             keys, values = (tensor[:, :, layout.keys[block.start]] for tensor in gathered)
