@@ -124,12 +124,14 @@ def _rotate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotary embedding of query and key, (1, H, T, D) each, by cosine and sine, (1, T, D)."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    return _rotated(q, cos, sin), _rotated(k, cos, sin)
+    dtype = torch.promote_types(q.dtype, cos.dtype)
+    by_head = q.new_empty(q.shape, dtype=dtype)  # as attention reads queries; keys are gathered token by token
+    return _rotated(q, cos, sin, by_head), _rotated(k, cos, sin, torch.empty_like(k, dtype=dtype))
 
 
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     half = x.shape[-1] // 2
-    rotated = x * cos
-    rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    rotated[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return rotated
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
