@@ -16,21 +16,22 @@ from bench.engine.fuse import FUSED, fused_classes
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # gpt_bigcode
 
 IDS = torch.arange(3, 63).view(2, 30)
-AS_IN_LLAMA = {"granite", "llama", "llama-3", "mistral", "qwen2", "qwen2_moe", "qwen3", "smollm3"}
+AS_IN_LLAMA = {"llama", "llama-3", "mistral", "qwen2", "qwen2_moe", "qwen3", "smollm3"}
 OWN = {  # what of LLaMA's others have copied
     "cohere": {"MLP"},
-    "gemma": {"Attention", "MLP"},
+    "gemma": {"Attention", "DecoderLayer", "MLP"},
     "gemma2": {"Attention", "MLP"},
     "gemma3_text": {"Attention", "MLP"},
+    "granite": {"Attention", "MLP", "RMSNorm"},
     "mixtral": {"Attention", "RMSNorm"},
-    "olmo": {"MLP"},
+    "olmo": {"DecoderLayer", "MLP"},
     "olmo2": {"MLP"},
     "olmo3": {"MLP"},
     "phi": {"Attention"},
     "phi3": {"RMSNorm"},
-    "qwen3_moe": {"Attention", "RMSNorm"},
+    "qwen3_moe": {"Attention", "DecoderLayer", "RMSNorm"},
     "stablelm": {"Attention", "MLP"},
-    "starcoder2": {"Attention"},
+    "starcoder2": {"Attention", "DecoderLayer"},
 }
 
 
@@ -54,7 +55,7 @@ def test_a_fused_model_is_the_same_function(name: str) -> None:
     model = tiny_model(name)
     fused = fused_classes(model)
     copies = {kind for kind in fused if kind not in FUSED and not kind.__name__.startswith("Falcon")}
-    parts = ("Attention", "MLP", "RMSNorm")
+    parts = ("Attention", "DecoderLayer", "MLP", "RMSNorm")
     found = {part for part in parts for kind in copies if kind.__name__.endswith(part)}
     assert found == (set(parts) if name in AS_IN_LLAMA else OWN.get(name, set()))
     expected = model(IDS).logits

@@ -37,28 +37,29 @@ def attend(inputs: AttentionInputs, layout: PackLayout) -> torch.Tensor:
         fill = (0, 0, 0, -num_above % _VECTOR)  # takes 8 % off this call
         output, lse = _flash(query, pad(prefix_key, fill), pad(prefix_value, fill), scale, _prefix_bias(layout, query))
     else:
-        output = query.new_zeros(query.transpose(1, 2).shape).transpose(1, 2)
+        output = torch.zeros_like(query)
         lse = query.new_full(query.shape[:3], float("-inf"), dtype=torch.float32)
     for level in layout.attention.levels:
         for span in level:
             asking, seen = slice(span.query_start, span.query_stop), slice(span.key_start, span.key_stop)
             found = _flash(query[:, :, asking], key[:, :, seen], value[:, :, seen], scale)
             merge_(output[:, :, asking], lse[:, :, asking], *found)
+    whole = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)  # token by token, as the model takes it
     gathered = [_at(tensor, layout.places) for tensor in (key, value)]
     biases = _biases(layout, query)
     blocks = layout.attention.blocks
     sizes = [block.stop - block.start for block in blocks]
-    views = (torch.split(tensor, sizes, dim=2) for tensor in (query, output, lse))
-    for block, block_query, block_output, block_lse in zip(blocks, *views, strict=True):
+    views = (torch.split(tensor, sizes, dim=2) for tensor in (query, output, lse, whole))
+    for block, block_query, block_output, block_lse, block_whole in zip(blocks, *views, strict=True):
         if len(block.keys) > 1:
             keys, values = (tensor[:, :, layout.keys[block.start]] for tensor in gathered)
         else:
             seen = slice(*block.keys[0]) if block.keys else slice(block.start, block.stop)
             keys, values = key[:, :, seen], value[:, :, seen]
         bias = biases.get(block.start)
-        found = _flash(block_query, keys, values, scale, bias, is_causal=bias is None)
-        _mix_(block_output, block_lse, *found)
-    return output[0, ..., :num_dimensions]
+        part, part_lse = _flash(block_query, keys, values, scale, bias, is_causal=bias is None)
+        torch.lerp(block_output, part, _share(block_lse, part_lse, part.dtype), out=block_whole)
+    return whole[0, ..., :num_dimensions]
 
 
 def _at(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -100,18 +101,17 @@ def _widened(inputs: AttentionInputs) -> AttentionInputs:
 
 def merge_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
     """Merge attention over further keys into `output` (..., D) and `lse` (...), in place."""
-    _mix_(output, lse, part, part_lse)
+    output.lerp_(part, _share(lse, part_lse, part.dtype))
     torch.logaddexp(lse, part_lse, out=lse)
 
 
-def _mix_(output: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor) -> None:
-    """Merge into `output` alone.
+def _share(lse: torch.Tensor, part_lse: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What weight attention over further keys has beside what is known, (..., 1).
 
     Softmax over the union of two sets of keys weighs their results by exp(lse): the share of the second is
     sigmoid(part_lse - lse).
     """
-    share = (part_lse - lse).sigmoid_().unsqueeze(-1)
-    output.lerp_(part, share.to(output.dtype))
+    return (part_lse - lse).sigmoid_().unsqueeze(-1).to(dtype)
 
 
 def _flash(
