@@ -129,6 +129,7 @@ def _layer(module: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Ten
 
 
 def _plus(new: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The sum, in place of what only the layer holds, unless it is of a wider type."""
     return new.add_(residual) if new.dtype == residual.dtype else residual + new
 
 
