@@ -40,7 +40,7 @@ from transformers import (  # noqa: E402
     TopPLogitsWarper,
     TorchAoConfig,
 )
-from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: E402
+from transformers.activations import FastGELUActivation, NewGELUActivation, SiLUActivation  # noqa: E402
 from transformers.cache_utils import DynamicLayer  # noqa: E402
 from transformers.generation.configuration_utils import ContinuousBatchingConfig  # noqa: E402
 from transformers.modeling_gguf_pytorch_utils import (  # noqa: E402
@@ -82,6 +82,7 @@ __all__ = [
     "LogitsProcessorList",
     "NewGELUActivation",
     "PreTrainedTokenizerFast",
+    "SiLUActivation",
     "StoppingCriteria",
     "TemperatureLogitsWarper",
     "TensorProcessor",

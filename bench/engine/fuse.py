@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.hf import FastGELUActivation, NewGELUActivation
+from bench.hf import FastGELUActivation, NewGELUActivation, SiLUActivation
 
 
 def gelu_tanh(module: nn.Module, input: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  # a forward method
@@ -45,6 +45,9 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
     FastGELUActivation: FusedFastGELU,
 }
 """What stands in for which of transformers' activations."""
+
+SILU = (nn.SiLU, SiLUActivation)
+"""Activations that can be computed in place."""
 
 
 def fused_classes(model: nn.Module) -> dict[type[nn.Module], type[nn.Module]]:
@@ -116,7 +119,8 @@ def _rms_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 def _gated_mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The MLP with a gate."""
-    gate = module.act_fn(module.gate_proj(x))
+    gate = module.gate_proj(x)
+    gate = nn.functional.silu(gate, inplace=True) if type(module.act_fn) in SILU else module.act_fn(gate)
     product: torch.Tensor = module.down_proj(gate.mul_(module.up_proj(x)))
     return product
 
