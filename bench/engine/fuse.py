@@ -3,8 +3,8 @@
 On a CPU the matrix products of a small model leave a quarter of the time to everything else, most of which waits for
 memory. The functions are the same: GELU's tanh approximation in one pass of PyTorch's own kernel (written out it took
 15 % of the time of a GPT-J shape and 20 % of a BLOOM shape, of 100M parameters); RMSNorm without a copy of the squares;
-the rotary embedding without the two rotated copies; a gated MLP's product and a layer's two sums in place. They stand
-in while a model is scored packed only.
+the rotary embedding without the two rotated copies; a gated MLP's SiLU and product, and a layer's two sums, in place.
+They stand in while a model is scored packed only.
 
 Nearly every architecture has its own copy of LLaMA's layer, norm, MLP and rotary embedding. A copy is known by its
 code: what is written in other words is left as it is.
