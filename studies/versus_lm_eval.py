@@ -66,7 +66,7 @@ def study(options: argparse.Namespace) -> int:
         "lm_eval": {"batch_size": best, "wall_s": {size: [run.wall_s for run in runs] for size, runs in theirs.items()}}
         | {"tokens_forwarded": tokens.forwarded, "tokens_padded": tokens.padded},
         "ratio": ratio,
-        "goals": {} if options.limit else _judge(options.dtype, ratio, statistics.median(shares), min(first_s)),
+        "goals": {} if options.limit else _judge(options.dtype, ratio, shares, first_s),
     }
     lines = ["# Speed beside lm-evaluation-harness", "", describe(options), ""]
     lines += [f"Both as whole commands, taking turns, {num_threads()} threads each.", "", *_render(result, tokens)]
@@ -109,12 +109,14 @@ def _measured(info: dict[str, Any]) -> dict[str, Any]:
     return {key: info[key] for key in ("tokens", "timing", "floor", "packs", "peak_memory_bytes")}
 
 
-def _judge(dtype: str, ratio: float, share: float, first_s: float) -> dict[str, bool]:
-    """Goals, and whether they are met; fp16 has none."""
-    goals = {f"first scores within {_FIRST_SCORES_GOAL_S:g} s": first_s <= _FIRST_SCORES_GOAL_S}
+def _judge(dtype: str, ratio: float, shares: list[float], first_s: list[float]) -> dict[str, bool]:
+    """Goals, and whether they are met, by the median of the runs but for the ratio; fp16 has none but the first."""
+    goals = {f"first scores within {_FIRST_SCORES_GOAL_S:g} s": statistics.median(first_s) <= _FIRST_SCORES_GOAL_S}
     if dtype in _RATIO_GOAL:
         goals[f"at least {_RATIO_GOAL[dtype]:g} times as fast"] = ratio >= _RATIO_GOAL[dtype]
-        goals[f"at least {_SHARE_GOAL[dtype]:.0%} of the matrix-product rate"] = share >= _SHARE_GOAL[dtype]
+        goals[f"at least {_SHARE_GOAL[dtype]:.0%} of the matrix-product rate"] = (
+            statistics.median(shares) >= _SHARE_GOAL[dtype]
+        )
     return goals
 
 

@@ -46,8 +46,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 }
 """What stands in for which of transformers' activations."""
 
-SILU = (nn.SiLU, SiLUActivation)
-"""Activations that can be computed in place."""
+_SILU = (nn.SiLU, SiLUActivation)  # the activations that torch computes in place
 
 
 def fused_classes(model: nn.Module) -> dict[type[nn.Module], type[nn.Module]]:
@@ -120,7 +119,7 @@ def _rms_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _gated_mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
     """The MLP with a gate."""
     gate = module.gate_proj(x)
-    gate = nn.functional.silu(gate, inplace=True) if type(module.act_fn) in SILU else module.act_fn(gate)
+    gate = nn.functional.silu(gate, inplace=True) if type(module.act_fn) in _SILU else module.act_fn(gate)
     product: torch.Tensor = module.down_proj(gate.mul_(module.up_proj(x)))
     return product
 
