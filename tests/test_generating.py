@@ -184,7 +184,8 @@ def test_what_a_gpu_used_while_it_wrote_is_recorded(
     info = read_info(only_run(tmp_path / "results"))
     energy = info["energy"]
     assert 0 < energy["gpu_s"] <= info["timing"]["score_s"]
-    assert energy["total_j"] == pytest.approx(150 * energy["gpu_s"], rel=1e-3)
+    # A counter is read some moments after the clock, and the run takes milliseconds; exactness is test_track's matter.
+    assert energy["total_j"] == pytest.approx(150 * energy["gpu_s"], rel=0.1)
     assert energy["per_question_j"] == pytest.approx(energy["total_j"] / 7)
     assert energy["per_completion_token_j"] == pytest.approx(energy["total_j"] / info["tokens"]["completion"])
     assert driver.num_open == 0
