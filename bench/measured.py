@@ -19,7 +19,7 @@ class Measured:
         seconds: by name, `SECONDS`.
         num_forwarded: tokens sent through the model.
         timed_flops: floating-point operations of the packs that `score_s` covers.
-        matmul_flops_per_s: the lowest, the median and the highest of its measurements; empty before the first.
+        matmul_flops_per_s: the lowest measurement, the mean over time and the highest; empty before the first.
         num_matmul_measurements: how many.
         peak_memory_bytes: the most memory held; of several processes, that of the one that held most.
         num_halvings: how often memory ran out.
@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def timed_floor_s(self) -> float:
-        """The least time in which `timed_flops` could have been done, at the median rate."""
+        """The least time in which `timed_flops` could have been done, at the mean rate."""
         return self.timed_flops / self.matmul_flops_per_s[1] if self.matmul_flops_per_s else 0.0
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,13 +52,28 @@ def test_a_rate_is_all_shapes_operations_over_each_ones_mean_time_after_a_first_
     }
 
 
-def test_the_rate_is_the_median_of_all_measurements(clock: Clock) -> None:
+def measure(probe: MatmulProbe, clock: Clock, at_s: float, product_s: float) -> None:
+    """Take a measurement that ends at a moment, of products that take so long each."""
+    num_products = (1 + matmul._REPEATS) * len(SHAPES)
+    clock.durations = iter([product_s] * num_products)
+    clock.now = at_s - product_s * num_products
+    probe.measure()
+
+
+def test_the_rate_is_the_mean_over_time_whatever_the_number_of_measurements(clock: Clock) -> None:
+    """A machine that slows down evenly for a while and is measured at even and at uneven intervals."""
     probe = MatmulProbe(SHAPES, TOKENS, torch.float32, CPU)
-    for seconds in (1.0, 4.0, 100.0):
-        clock.durations = iter([seconds] * 100)
-        probe.measure()
-    assert probe.flops_per_s == OPERATIONS / 8.0
-    assert len(probe.rates) == 3
+    measure(probe, clock, 2000.0, 1.0)
+    assert probe.flops_per_s == OPERATIONS / 2
+    rates = [OPERATIONS / 2, OPERATIONS / 4, OPERATIONS / 5]
+    for at_s, product_s in ((2100.0, 2.0), (2400.0, 2.5)):
+        measure(probe, clock, at_s, product_s)
+    assert probe.rates == rates
+    assert probe.flops_per_s == pytest.approx(np.trapezoid(rates, [2000, 2100, 2400]) / 400)
+    often = MatmulProbe(SHAPES, TOKENS, torch.float32, CPU)
+    for at_s in (2000.0, 2025.0, 2090.0, 2100.0, 2300.0, 2400.0):
+        measure(often, clock, at_s, OPERATIONS / 2 / np.interp(at_s, [2000, 2100, 2400], rates))
+    assert often.flops_per_s == pytest.approx(probe.flops_per_s)
 
 
 def test_it_is_measured_again_only_after_a_while(clock: Clock) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,17 +57,6 @@ def test_subtree_end_is_the_ancestor_relation(requests: list[TokenRequest], budg
         sees = (place[None, :] <= place[:, None]) & (place[:, None] < pack.subtree_end[None, :])
         assert np.array_equal(sees, visible(paths))
         assert pack.num_context == sum(map(len, paths))
-
-
-@given(token_requests(), budgets)
-def test_units_are_the_independent_subtrees(requests: list[TokenRequest], budget: Budget) -> None:
-    for pack in plan_packs(requests, budget).packs:
-        bounds = [*pack.unit_starts.tolist(), len(pack.tokens)]
-        assert bounds[0] == 0
-        assert all(start < stop for start, stop in pairwise(bounds))
-        for start, stop in pairwise(bounds):
-            assert pack.positions[start] == pack.prefix_length
-            assert pack.subtree_end[start:stop].max() == stop
 
 
 @given(token_requests(), budgets, st.data())

@@ -95,7 +95,6 @@ class Pack:
         positions: depth of each token in the tree, (T,).
         subtree_end: for each token, where in the pack the subtree of its node ends, (T,). Token i sees token j
             of the pack if and only if `j <= i < subtree_end[j]`.
-        unit_starts: where the independent subtrees of the forest begin, (U,).
         rows: places in the pack whose logits are needed, ascending, (R,).
         target_rows, target_tokens, target_requests: the log-probability asked for is that of token
             `target_tokens[k]` at `rows[target_rows[k]]`; it belongs to request `target_requests[k]`, (K,).
@@ -107,7 +106,6 @@ class Pack:
     tokens: Ints
     positions: Ints
     subtree_end: Ints
-    unit_starts: Ints
     rows: Ints
     target_rows: Ints
     target_tokens: Ints
@@ -253,7 +251,6 @@ class _Planner:
             tokens=self.tree.tokens(node)[offset : offset + length].astype(np.int64),
             positions=np.arange(start, stop, dtype=np.int64),
             subtree_end=np.full(length, length, dtype=np.int64),
-            unit_starts=np.zeros(1, dtype=np.int64),
             places=places,
         )
 
@@ -277,7 +274,6 @@ class _Planner:
             tokens=np.concatenate([tree.tokens(node) for node in nodes]).astype(np.int64),
             positions=np.arange(offsets[-1], dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths),
             subtree_end=np.repeat(ends, lengths),
-            unit_starts=offsets[[place_of[unit] for unit in units]],
             places=places,
         )
 

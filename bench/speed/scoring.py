@@ -134,7 +134,7 @@ def describe_scoring(point: Scoring, repeats: Repeats, results: list[dict[str, A
     median_s, ends = repeat_s["p50"], repeat_s["median_ci95"]
     tokens, floor = results[-1]["tokens"], results[-1]["floor"]
     num = len(last.done)
-    # The median, as in run.json: these rates are taken amid the work, and move with the machine as the seconds do.
+    # Not the highest: these rates are taken amid the work, and move with the machine as the seconds do.
     flops_per_s = quantile([one["floor"]["matmul_flops_per_s"] for one in results], 0.5)
     share = floor["flops"] / flops_per_s / median_s
     return {

@@ -3,16 +3,18 @@
 Scoring a transformer is matrix products and little else, so the time a job cannot go below on this machine is its
 floating-point operations divided by the rate at which this machine multiplies matrices of the model's own shapes in
 the model's own dtype. That rate is measured here, in the process that scores, before, during and after scoring,
-because clocks move and neighbours come and go; the time it takes is not counted as scoring.
+because clocks move and neighbours come and go; the time it takes is not counted as scoring. Work done in a span of time
+is compared with the mean rate over that span.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 _REPEATS = 3
@@ -28,6 +30,7 @@ class MatmulProbe:
         num_tokens: rows of x; a typical pack.
         rates: FLOP/s of each measurement so far.
         spent_s: time spent measuring.
+        moments: when each measurement ended, in seconds of `time.perf_counter`.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -36,7 +39,7 @@ class MatmulProbe:
     device: torch.device
     rates: list[float] = field(default_factory=list)
     spent_s: float = 0.0
-    _last: float = float("-inf")
+    moments: list[float] = field(default_factory=list)
     _operands: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def measure(self) -> None:
@@ -47,13 +50,13 @@ class MatmulProbe:
         total = sum(self._time(x, weight) for x, weight in self._operands)
         flops = sum(2 * self.num_tokens * rows * columns for rows, columns in self.shapes)
         self.rates.append(flops / total)
-        self._last = time.perf_counter()
-        self.spent_s += self._last - began
+        self.moments.append(time.perf_counter())
+        self.spent_s += self.moments[-1] - began
 
     @property
     def is_due(self) -> bool:
         """Whether the last measurement is a few seconds old."""
-        return time.perf_counter() - self._last > _EVERY_S
+        return not self.moments or time.perf_counter() - self.moments[-1] > _EVERY_S
 
     def measure_sometimes(self) -> None:
         """Take a measurement if one is due."""
@@ -62,8 +65,12 @@ class MatmulProbe:
 
     @property
     def flops_per_s(self) -> float:
-        """Median of the measurements."""
-        return statistics.median(self.rates)
+        """The mean from the first measurement to the last; between two of them a rate is taken to change evenly."""
+        if len(self.rates) == 1:
+            return self.rates[0]
+        spans = [after - before for before, after in pairwise(self.moments)]
+        means = [(before + after) / 2 for before, after in pairwise(self.rates)]
+        return float(np.average(means, weights=spans))
 
     def _random(self, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.randn(self.num_tokens, shape[1], device=self.device, dtype=torch.float32)
