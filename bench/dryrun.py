@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def forecast_plan(plan: RunPlan, listener: Listener) -> tuple[list[Forecast], li
                 probe.measure()
             for job in jobs:
                 if job.lane == "likelihood":
-                    forecasts.append(_forecast(session, LocalModel(session).put(job), probe.flops_per_s))
+                    forecasts.append(_forecast(session, LocalModel(session).put(job), statistics.median(probe.rates)))
                 else:
                     listener.say(f"{model.name} · {job.title}: how much it will write is not known beforehand")
         except SteelyardError as error:

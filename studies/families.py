@@ -10,8 +10,9 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,9 +63,10 @@ class _Family:
 
     name: str
     forward: PackedForward
-    probe: MatmulProbe
+    probe: Callable[[], MatmulProbe]
     flops: int
     num_parameters: int
+    rates: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     difference: float = 0.0
@@ -118,8 +120,12 @@ def _build(name: str, session: Session, plan: Plan) -> _Family:
     return _Family(
         name=name,
         forward=PackedForward(model, session.route.attention),
-        probe=MatmulProbe(
-            block_shapes(model), num_tokens, torch.float32 if session.is_widened else session.dtype, session.device
+        probe=partial(
+            MatmulProbe,
+            block_shapes(model),
+            num_tokens,
+            torch.float32 if session.is_widened else session.dtype,
+            session.device,
         ),
         flops=cost.of(plan.packs).total,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -140,18 +146,18 @@ def _compare(forward: PackedForward, requests: Sequence[TokenRequest], budget: B
 
 def _score(family: _Family, requests: Sequence[TokenRequest], plan: Plan, budget: Budget) -> None:
     """One round: the rate of matrix products is taken before, after and every few seconds, outside the timed parts."""
-    num_before = len(family.probe.rates)
-    family.probe.measure()
+    probe = family.probe()
+    probe.measure()
     seconds = 0.0
     clock = time.perf_counter()
     for _ in Scorer(family.forward, budget).score(requests, plan, set(range(len(requests)))):
         seconds += time.perf_counter() - clock
-        family.probe.measure_sometimes()
+        probe.measure_sometimes()
         clock = time.perf_counter()
-    family.probe.measure()
-    rate = statistics.median(family.probe.rates[num_before:])
+    probe.measure()
+    family.rates += probe.rates
     family.seconds.append(seconds)
-    family.shares.append(family.flops / rate / seconds)
+    family.shares.append(family.flops / probe.flops_per_s / seconds)
 
 
 def _describe(family: _Family) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def _describe(family: _Family) -> dict[str, Any]:
         "seconds": family.seconds,
         "shares": family.shares,
         "share": statistics.median(family.shares),
-        "matmul_flops_per_s": family.probe.rates,
+        "matmul_flops_per_s": family.rates,
         "max_difference": family.difference,
     }
 

@@ -17,6 +17,7 @@ import pytest
 from runs import SMALL, Bench, Forks, only_run, read_info, read_lines, run_folders, write_plan
 
 from bench.tasks.task import TASKS_DIR
+from bench.telemetry.matmul import MatmulProbe
 
 ANSI = "\x1b"
 
@@ -197,6 +198,14 @@ def test_a_dry_run_counts_and_loads_nothing(tmp_path: Path, cli: Bench, no_weigh
     ):
         assert re.search(pattern, found.out), pattern
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_goes_by_a_rate_that_one_held_up_measurement_does_not_change(
+    tmp_path: Path, cli: Bench, no_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([7e9, 1e3, 8e9])
+    monkeypatch.setattr(MatmulProbe, "measure", lambda self: self.rates.append(next(rates)))
+    assert re.search(r"machine +7 GFLOP/s in", cli("run", write_plan(tmp_path), "--dry-run", "--limit", 5).out)
 
 
 def test_a_dry_run_of_what_cannot_run_fails_as_the_run_would(tmp_path: Path, cli: Bench) -> None:

@@ -260,8 +260,7 @@ class _Planner:
         starts = np.array([tree.start(node) for node in nodes], dtype=np.int64)
         lengths = np.array([tree.end[node] for node in nodes], dtype=np.int64) - starts
         offsets = np.concatenate(([0], np.cumsum(lengths)))
-        place_of = {node: index for index, node in enumerate(nodes)}
-        ends = np.array([offsets[place_of[node] + self.stop[node] - node] for node in nodes], dtype=np.int64)
+        ends = offsets[[index + self.stop[node] - node for index, node in enumerate(nodes)]]
         places = [
             (int(offsets[index]) + depth - int(starts[index]), token, request)
             for index, node in enumerate(nodes)

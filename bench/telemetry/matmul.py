@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ class MatmulProbe:
         num_tokens: rows of x; a typical pack.
         rates: FLOP/s of each measurement so far.
         spent_s: time spent measuring.
-        moments: when each measurement ended, in seconds of `time.perf_counter`.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -39,7 +37,7 @@ class MatmulProbe:
     device: torch.device
     rates: list[float] = field(default_factory=list)
     spent_s: float = 0.0
-    moments: list[float] = field(default_factory=list)
+    _ended_s: list[float] = field(default_factory=list)
     _operands: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def measure(self) -> None:
@@ -50,13 +48,13 @@ class MatmulProbe:
         total = sum(self._time(x, weight) for x, weight in self._operands)
         flops = sum(2 * self.num_tokens * rows * columns for rows, columns in self.shapes)
         self.rates.append(flops / total)
-        self.moments.append(time.perf_counter())
-        self.spent_s += self.moments[-1] - began
+        self._ended_s.append(time.perf_counter())
+        self.spent_s += self._ended_s[-1] - began
 
     @property
     def is_due(self) -> bool:
         """Whether the last measurement is a few seconds old."""
-        return not self.moments or time.perf_counter() - self.moments[-1] > _EVERY_S
+        return not self._ended_s or time.perf_counter() - self._ended_s[-1] > _EVERY_S
 
     def measure_sometimes(self) -> None:
         """Take a measurement if one is due."""
@@ -68,9 +66,7 @@ class MatmulProbe:
         """The mean from the first measurement to the last; between two of them a rate is taken to change evenly."""
         if len(self.rates) == 1:
             return self.rates[0]
-        spans = [after - before for before, after in pairwise(self.moments)]
-        means = [(before + after) / 2 for before, after in pairwise(self.rates)]
-        return float(np.average(means, weights=spans))
+        return float(np.trapezoid(self.rates, self._ended_s) / (self._ended_s[-1] - self._ended_s[0]))
 
     def _random(self, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.randn(self.num_tokens, shape[1], device=self.device, dtype=torch.float32)
